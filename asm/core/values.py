@@ -1,0 +1,469 @@
+"""Sessions, runs, events, and what is known of an artifact.
+
+All of them are immutable and checked when they are made, whoever makes them. They change by methods that
+return a new value. ``to_map`` and ``from_map`` convert to and from plain JSON maps and round-trip exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar, get_type_hints
+
+from asm.core import checks
+from asm.core.errors import Error
+from asm.core.frozen import FrozenList, FrozenMap
+
+__all__ = ["ArtifactInfo", "Event", "EventType", "Run", "RunStatus", "Session", "SessionStatus", "Value"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SessionStatus(StrEnum):
+    """What a session is doing."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunStatus(StrEnum):
+    """What a run is doing."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a run with this status has ended."""
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+class EventType(StrEnum):
+    """What an event says."""
+
+    SESSION_CREATED = "session_created"
+    SESSION_STARTED = "session_started"
+    SESSION_PAUSED = "session_paused"
+    SESSION_RESUMED = "session_resumed"
+    SESSION_COMPLETED = "session_completed"
+    SESSION_FAILED = "session_failed"
+    SESSION_CANCELLED = "session_cancelled"
+    RUN_STARTED = "run_started"
+    RUN_COMPLETED = "run_completed"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+    RUN_TIMEOUT = "run_timeout"
+    MESSAGE_SENT = "message_sent"
+    MESSAGE_RECEIVED = "message_received"
+    MESSAGE_STREAMED = "message_streamed"
+    TOOL_CALL_STARTED = "tool_call_started"
+    TOOL_CALL_COMPLETED = "tool_call_completed"
+    TOOL_CALL_FAILED = "tool_call_failed"
+    ERROR_OCCURRED = "error_occurred"
+    ERROR_RECOVERED = "error_recovered"
+    TOKEN_USAGE_UPDATED = "token_usage_updated"  # noqa: S105  # a type of event
+    TURN_COMPLETED = "turn_completed"
+    WORKSPACE_SNAPSHOT_TAKEN = "workspace_snapshot_taken"
+    WORKSPACE_DIFF_COMPUTED = "workspace_diff_computed"
+    POLICY_VIOLATION = "policy_violation"
+    TOOL_APPROVAL_REQUESTED = "tool_approval_requested"
+    TOOL_APPROVAL_GRANTED = "tool_approval_granted"
+    TOOL_APPROVAL_DENIED = "tool_approval_denied"
+
+
+Id = Annotated[str, checks.identifier]
+OptionalText = Annotated[str | None, checks.optional(checks.text)]
+Time = Annotated[datetime, checks.utc_time]
+OptionalTime = Annotated[datetime | None, checks.optional(checks.utc_time)]
+Map = Annotated[Mapping[str, Any], checks.json_map_or_empty]
+OptionalMap = Annotated[Mapping[str, Any] | None, checks.optional(checks.json_map)]
+Count = Annotated[int, checks.count]
+
+
+def _keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn a missing or unknown keyword into a ``validation_error``, at no cost to the calls that are right."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as misuse:
+                name = getattr(args[0], "__name__", function.__qualname__) if args else function.__qualname__
+                raise Error("validation_error", f"{name}: {misuse}") from error
+            raise
+
+    return checked
+
+
+class Value:
+    """What the values share: checks at construction, and the way to and from maps."""
+
+    __slots__ = ()
+
+    _checks: ClassVar[dict[str, checks.Check]]
+    """The check of each field, by name, in the order of the fields."""
+
+    _times: ClassVar[frozenset[str]]
+    """The names of the fields that hold a time."""
+
+    def __post_init__(self) -> None:
+        """Check every field and put it into its normal form.
+
+        :raises Error: ``validation_error``, ``invalid_status`` or ``invalid_event_type``, naming the field.
+        """
+        kind = type(self).__name__
+        for name, check in self._checks.items():
+            object.__setattr__(self, name, check(getattr(self, name), f"{kind}.{name}"))
+
+    def to_map(self) -> dict[str, Any]:
+        """Return a plain map of JSON values; times are ISO 8601 in UTC with microseconds."""
+        return {name: _plain(getattr(self, name)) for name in self._checks}
+
+    @classmethod
+    def from_map(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a value from :meth:`to_map`.
+
+        :raises Error: ``validation_error`` for a field that is missing, unknown or malformed, and as the constructor.
+        """
+        _must_be_map(cls, data)
+        fields = {str(name): _time(data[name], f"{cls.__name__}.{name}") if name in cls._times else data[name] for name in data}
+        return cls.from_fields(fields)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Build a value from a map of its fields with times as ``datetime``.
+
+        :raises Error: as :meth:`from_map`.
+        """
+        _must_be_map(cls, fields)
+        if unknown := fields.keys() - cls._checks.keys():
+            checks.refuse(cls.__name__, f"has no field {', '.join(sorted(map(repr, unknown)))}")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            if missing := [name for name in _required(cls) if name not in fields]:
+                raise Error(
+                    "validation_error", f"{cls.__name__} lacks {', '.join(missing)}", details={"missing": missing}
+                ) from error
+            raise
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields by name, as they are. The opposite of :meth:`from_fields`."""
+        return {name: getattr(self, name) for name in self._checks}
+
+
+def _value(cls: type[R]) -> type[R]:
+    """Read the checks of a value from its annotations."""
+    hints = get_type_hints(cls, include_extras=True)
+    names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]  # every caller is a dataclass
+    table = {name: hints[name].__metadata__[0] for name in names}
+    cls._checks = table  # type: ignore[attr-defined]
+    cls._times = frozenset(name for name in names if hints[name] in (Time, OptionalTime))  # type: ignore[attr-defined]
+    return cls
+
+
+@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Value):
+    """One conversation of an agent: what runs and events belong to."""
+
+    id: Id
+    agent_id: Id
+    status: Annotated[SessionStatus, checks.member(SessionStatus, "invalid_status")] = SessionStatus.PENDING
+    parent_session_id: OptionalText = None
+    metadata: Map = field(default_factory=FrozenMap)
+    context: Map = field(default_factory=FrozenMap)
+    tags: Annotated[list[str], checks.tags] = field(default_factory=FrozenList)
+    created_at: Time
+    updated_at: Time
+    deleted_at: OptionalTime = None
+
+    @classmethod
+    @_keywords
+    def new(
+        cls,
+        *,
+        agent_id: str,
+        id: str | None = None,  # noqa: A002  # the field's own name
+        status: SessionStatus | str = SessionStatus.PENDING,
+        parent_session_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        tags: list[str] | None = None,
+        created_at: datetime | None = None,
+        updated_at: datetime | None = None,
+        deleted_at: datetime | None = None,
+    ) -> Self:
+        """Make a session, with a fresh id and the present time where none is given.
+
+        :param agent_id: which agent it belongs to; required and not empty.
+        :raises Error: ``validation_error`` or ``invalid_status``.
+        """
+        created_at = _now() if created_at is None else created_at
+        return cls(
+            id=_new_id("ses") if id is None else id,
+            agent_id=agent_id,
+            status=status,  # type: ignore[arg-type]  # the check makes it a SessionStatus
+            parent_session_id=parent_session_id,
+            metadata=metadata,  # type: ignore[arg-type]
+            context=context,  # type: ignore[arg-type]
+            tags=tags,  # type: ignore[arg-type]
+            created_at=created_at,
+            updated_at=created_at if updated_at is None else updated_at,
+            deleted_at=deleted_at,
+        )
+
+    def update_status(self, status: SessionStatus | str) -> Session:
+        """Return the session with another status, updated now.
+
+        :raises Error: ``invalid_status``.
+        """
+        return dataclasses.replace(self, status=status, updated_at=_now())  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        """Hash by id; equal sessions have equal ids."""
+        return hash(self.id)
+
+
+@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Value):
+    """One execution within a session: from an input to an output or an error."""
+
+    id: Id
+    session_id: Id
+    status: Annotated[RunStatus, checks.member(RunStatus, "invalid_status")] = RunStatus.PENDING
+    input: OptionalMap = None
+    output: OptionalMap = None
+    error: OptionalMap = None
+    metadata: Map = field(default_factory=FrozenMap)
+    turn_count: Count = 0
+    token_usage: Map = field(default_factory=FrozenMap)
+    cost_usd: Annotated[float | None, checks.optional(checks.amount)] = None
+    started_at: Time
+    ended_at: OptionalTime = None
+    provider: OptionalText = None
+    provider_metadata: Map = field(default_factory=FrozenMap)
+
+    @classmethod
+    @_keywords
+    def new(
+        cls,
+        *,
+        session_id: str,
+        id: str | None = None,  # noqa: A002
+        status: RunStatus | str = RunStatus.PENDING,
+        input: Mapping[str, Any] | None = None,  # noqa: A002
+        output: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        turn_count: int = 0,
+        token_usage: Mapping[str, Any] | None = None,
+        cost_usd: float | None = None,
+        started_at: datetime | None = None,
+        ended_at: datetime | None = None,
+        provider: str | None = None,
+        provider_metadata: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make a run, with a fresh id and the present time where none is given.
+
+        :param session_id: which session it belongs to; required and not empty.
+        :raises Error: ``validation_error`` or ``invalid_status``.
+        """
+        return cls(
+            id=_new_id("run") if id is None else id,
+            session_id=session_id,
+            status=status,  # type: ignore[arg-type]
+            input=input,
+            output=output,
+            error=error,
+            metadata=metadata,  # type: ignore[arg-type]
+            turn_count=turn_count,
+            token_usage=token_usage,  # type: ignore[arg-type]
+            cost_usd=cost_usd,
+            started_at=_now() if started_at is None else started_at,
+            ended_at=ended_at,
+            provider=provider,
+            provider_metadata=provider_metadata,  # type: ignore[arg-type]
+        )
+
+    def update_status(self, status: RunStatus | str) -> Run:
+        """Return the run with another status; a terminal one sets ``ended_at``, too.
+
+        :raises Error: ``invalid_status``.
+        """
+        known: RunStatus = checks.member(RunStatus, "invalid_status")(status, "Run.status")
+        return self._ended(known) if known.terminal else dataclasses.replace(self, status=known)
+
+    def set_output(self, output: Mapping[str, Any]) -> Run:
+        """Return the run completed with this output, ended now.
+
+        :raises Error: ``validation_error``.
+        """
+        return self._ended(RunStatus.COMPLETED, output=checks.json_map(output, "Run.output"))
+
+    def set_error(self, error: Mapping[str, Any]) -> Run:
+        """Return the run failed with this error, ended now.
+
+        :raises Error: ``validation_error``.
+        """
+        return self._ended(RunStatus.FAILED, error=checks.json_map(error, "Run.error"))
+
+    def increment_turn(self) -> Run:
+        """Return the run with one more turn counted."""
+        return dataclasses.replace(self, turn_count=self.turn_count + 1)
+
+    def update_token_usage(self, usage: Mapping[str, Any]) -> Run:
+        """Return the run with ``usage`` added to its own, number by number.
+
+        :raises Error: ``validation_error`` when one of the two has something else than a number under a key of ``usage``.
+        """
+        total = dict(self.token_usage)
+        for key, number in checks.json_map(usage, "usage").items():
+            before = total.get(key, 0)
+            for where, value in (("usage", number), ("Run.token_usage", before)):
+                if not isinstance(value, int | float) or isinstance(value, bool):
+                    checks.refuse(f"{where}.{key}", f"must be a number, not {checks.shown(value)}")
+            total[key] = before + number
+        return dataclasses.replace(self, token_usage=total)
+
+    def _ended(self, status: RunStatus, **changes: Any) -> Run:
+        return dataclasses.replace(self, status=status, ended_at=_now(), **changes)
+
+    def __hash__(self) -> int:
+        """Hash by id; equal runs have equal ids."""
+        return hash(self.id)
+
+
+@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Value):
+    """Something that happened in a session. Once stored it never changes; its ``sequence_number`` orders it."""
+
+    id: Id
+    type: Annotated[EventType, checks.member(EventType, "invalid_event_type")]
+    timestamp: Time
+    session_id: Id
+    run_id: OptionalText = None
+    data: Map = field(default_factory=FrozenMap)
+    metadata: Map = field(default_factory=FrozenMap)
+    sequence_number: Annotated[int | None, checks.optional(checks.limit)] = None
+    schema_version: Annotated[int, checks.limit] = 1
+    provider: OptionalText = None
+    correlation_id: OptionalText = None
+
+    @classmethod
+    @_keywords
+    def new(
+        cls,
+        *,
+        type: EventType | str,  # noqa: A002
+        session_id: str,
+        id: str | None = None,  # noqa: A002
+        timestamp: datetime | None = None,
+        run_id: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        sequence_number: int | None = None,
+        schema_version: int = 1,
+        provider: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Self:
+        """Make an event, with a fresh id and the present time where none is given.
+
+        :param type: what it says; see :class:`EventType`.
+        :param session_id: which session it belongs to; required and not empty.
+        :param sequence_number: given by the store when it appends the event; leave it out.
+        :raises Error: ``validation_error`` or ``invalid_event_type``.
+        """
+        return cls(
+            id=_new_id("evt") if id is None else id,
+            type=type,  # type: ignore[arg-type]
+            timestamp=_now() if timestamp is None else timestamp,
+            session_id=session_id,
+            run_id=run_id,
+            data=data,  # type: ignore[arg-type]
+            metadata=metadata,  # type: ignore[arg-type]
+            sequence_number=sequence_number,
+            schema_version=schema_version,
+            provider=provider,
+            correlation_id=correlation_id,
+        )
+
+    def sequenced(self, number: int) -> Event:
+        """Return the event with the sequence number that a store gave it."""
+        return dataclasses.replace(self, sequence_number=number)
+
+    def __hash__(self) -> int:
+        """Hash by id; equal events have equal ids."""
+        return hash(self.id)
+
+
+@_value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactInfo(Value):
+    """What a store knows of an artifact without reading it."""
+
+    key: Annotated[str, checks.artifact_key]
+    byte_size: Count
+    checksum_sha256: Id
+    updated_at: Time
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _plain(value: Any) -> Any:
+    """Turn a field into JSON values that its owner may change."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds")
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _time(value: Any, where: str) -> Any:
+    """Read a time from ISO 8601; what is no text is left to the check."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        checks.refuse(where, f"must be a time in ISO 8601, not {checks.shown(value)}")
+
+
+def _must_be_map(cls: type[Value], value: Any) -> None:
+    if not isinstance(value, Mapping):
+        checks.refuse(cls.__name__, f"must be a map, not {checks.kind(value)}")
+
+
+def _required(cls: type[Value]) -> tuple[str, ...]:
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return tuple(item.name for item in fields if item.default is missing and item.default_factory is missing)
