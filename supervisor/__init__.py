@@ -1,0 +1,29 @@
+"""A small supervision library in the manner of Erlang/OTP: processes that are started in order, watched, and restarted.
+
+It owns processes, their listening sockets and the pipes to them, and knows nothing of what they do. Linux only: it
+follows processes by pidfd.
+"""
+
+from supervisor.child import Child, Snapshot, StartFailed
+from supervisor.lifeline import Lifeline
+from supervisor.restarts import Backoff
+from supervisor.sockets import Listener, ListenError, NameInUse
+from supervisor.spec import ChildSpec, SpecError
+from supervisor.states import State
+from supervisor.supervisor import Exit, Supervisor
+
+__all__ = [
+    "Backoff",
+    "Child",
+    "ChildSpec",
+    "Exit",
+    "Lifeline",
+    "ListenError",
+    "Listener",
+    "NameInUse",
+    "Snapshot",
+    "SpecError",
+    "StartFailed",
+    "State",
+    "Supervisor",
+]

@@ -1,0 +1,167 @@
+"""What a user writes: the description of a child, the strategies, and the check of both before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from supervisor.sockets import MAX_PATH_BYTES, lock_path
+
+__all__ = [
+    "START_METHODS",
+    "STRATEGIES",
+    "ChildSpec",
+    "SpecError",
+    "Strategy",
+    "check_settings",
+    "check_specs",
+    "check_start_method",
+    "target_name",
+]
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a child may be called. It is the name of its files, and goes into logs as it is."""
+
+START_METHODS: Final = ("forkserver", "spawn", "fork")
+"""How a process may be started, as multiprocess names it."""
+
+Strategy = Callable[[Sequence[str], str], Sequence[str]]
+"""Takes the names of all children in start order and the one that died; returns those to start again, in start order."""
+
+STRATEGIES: Final[Mapping[str, Strategy]] = {
+    "one_for_one": lambda _order, died: [died],
+}
+"""Who is restarted with a child that died, by the name that OTP has for the strategy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """One child of a tree.
+
+    :param name: unique in the tree; letters, digits, ``.``, ``_`` and ``-``, the first one a letter or digit.
+    :param target: a function at the top level of a module that can be imported. It is called in the child as
+        ``target(lifeline, **kwargs)`` (:class:`~supervisor.lifeline.Lifeline`), and when it returns, the child exits.
+    :param kwargs: arguments for ``target``; they are pickled, except with the start method ``fork``.
+    :param listen: the path of an AF_UNIX socket that the parent owns, listens on and hands down as ``lifeline.socket``.
+    :param description: what the child is, in a few words for people.
+    :param start_timeout: how many seconds it may take until it is ready.
+    :param stop_timeout: how many seconds lie between SIGTERM and SIGKILL.
+    """
+
+    name: str
+    target: Callable[..., None]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    listen: Path | None = None
+    description: str = ""
+    start_timeout: float = 30.0
+    stop_timeout: float = 10.0
+
+
+class SpecError(ValueError):
+    """A child or a supervisor is described in a way that cannot work.
+
+    :ivar child: the name of the child; ``None`` when a setting of the supervisor is meant.
+    :ivar field: the name of the field or the setting.
+    """
+
+    def __init__(self, child: str | None, field: str, problem: str) -> None:
+        super().__init__(f"{'the supervisor' if child is None else f'the child {child!r}'}: {field} {problem}")
+        self.child = child
+        self.field = field
+
+
+def check_specs(specs: Iterable[ChildSpec]) -> tuple[ChildSpec, ...]:
+    """Check each child, and all of them together.
+
+    :raises SpecError: names the child and the field.
+    """
+    checked = tuple(specs)
+    names: set[str] = set()
+    paths: dict[str, str] = {}
+    for spec in checked:
+        _check_spec(spec)
+        if spec.name in names:
+            raise SpecError(spec.name, "name", "is there twice")
+        names.add(spec.name)
+        if spec.listen is None:
+            continue
+        path = Path(spec.listen).absolute()
+        for taken in (str(path), str(lock_path(path))):
+            if taken in paths:
+                raise SpecError(spec.name, "listen", f"needs {taken}, which {paths[taken]!r} needs, too")
+            paths[taken] = spec.name
+    return checked
+
+
+def check_settings(*, name: str, strategy: str, max_restarts: int, max_seconds: float) -> None:
+    """Check the settings of a supervisor.
+
+    :raises SpecError: names the setting.
+    """
+    if not isinstance(name, str) or not name:
+        raise SpecError(None, "name", f"must be a string that is not empty, not {name!r}")
+    if strategy not in STRATEGIES:
+        raise SpecError(None, "strategy", f"is {strategy!r}; there is: {', '.join(STRATEGIES)}")
+    if not isinstance(max_restarts, int) or isinstance(max_restarts, bool) or max_restarts < 0:
+        raise SpecError(None, "max_restarts", f"must be a whole number, 0 or greater, not {max_restarts!r}")
+    if not _is_duration(max_seconds):
+        raise SpecError(None, "max_seconds", f"must be a number of seconds greater than 0, not {max_seconds!r}")
+
+
+def check_start_method(start_method: str) -> None:
+    """Check a start method.
+
+    :raises SpecError: when there is no such one.
+    """
+    if start_method not in START_METHODS:
+        raise SpecError(None, "start_method", f"is {start_method!r}; there is: {', '.join(START_METHODS)}")
+
+
+def target_name(target: Callable[..., None]) -> str:
+    """Return the name by which a child finds its target: ``package.module:function``."""
+    return f"{target.__module__}:{target.__qualname__}"
+
+
+def _check_spec(spec: ChildSpec) -> None:
+    name = spec.name
+
+    def refuse(field: str, problem: str) -> NoReturn:
+        raise SpecError(str(name), field, problem)
+
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        refuse("name", "must be made of letters, digits, '.', '_' and '-', and begin with a letter or a digit")
+    _check_target(spec)
+    if not isinstance(spec.kwargs, Mapping) or not all(isinstance(key, str) for key in spec.kwargs):
+        refuse("kwargs", f"must be a map with string keys, not {spec.kwargs!r}")
+    for timeout, seconds in (("start_timeout", spec.start_timeout), ("stop_timeout", spec.stop_timeout)):
+        if not _is_duration(seconds):
+            refuse(timeout, f"must be a number of seconds greater than 0, not {seconds!r}")
+    if spec.listen is not None:
+        if not isinstance(spec.listen, str | os.PathLike):
+            refuse("listen", f"must be a path, not {spec.listen!r}")
+        size = len(os.fsencode(Path(spec.listen).absolute()))
+        if size > MAX_PATH_BYTES:
+            refuse("listen", f"is too long for an AF_UNIX socket: {size} bytes, {MAX_PATH_BYTES} fit: {spec.listen}")
+
+
+def _check_target(spec: ChildSpec) -> None:
+    """Refuse what a child could not import: it gets the target's name and not the function."""
+    module, qualname = getattr(spec.target, "__module__", None), getattr(spec.target, "__qualname__", None)
+    if not callable(spec.target) or not module or not qualname:
+        raise SpecError(spec.name, "target", f"must be a function of a module, not {spec.target!r}")
+    if module == "__main__":
+        raise SpecError(
+            spec.name, "target", f"({qualname}) is defined in the main script, which children do not run; move it to a module"
+        )
+    if getattr(sys.modules.get(module), qualname, None) is not spec.target:
+        raise SpecError(spec.name, "target", f"must be found at the top level of its module; {module}.{qualname} is not")
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

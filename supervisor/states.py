@@ -1,0 +1,54 @@
+"""The states of a child, and which may follow which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["DOWN", "TRANSITIONS", "IllegalTransition", "State", "check_transition"]
+
+
+class State(StrEnum):
+    """What a child is doing, as its parent sees it."""
+
+    STOPPED = "stopped"
+    """There is no process, and none is wanted. Where every child begins."""
+    STARTING = "starting"
+    """A process was asked for, and has not said yet that it is ready."""
+    READY = "ready"
+    """The process has said that it is ready."""
+    STOPPING = "stopping"
+    """The process was told to go, or was killed, and may still be there."""
+    BACKOFF = "backoff"
+    """The process is gone, and the next one waits for its time."""
+    FAILED = "failed"
+    """The process is gone, and there will be no other: it did not come up, or came down too often."""
+
+
+DOWN: Final[AbstractSet[State]] = frozenset({State.STOPPED, State.FAILED})
+"""No process, and none to come."""
+
+TRANSITIONS: Final[Mapping[State, AbstractSet[State]]] = {
+    State.STOPPED: {State.STARTING},
+    State.STARTING: {State.READY, State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED},
+    State.READY: {State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED},
+    State.STOPPING: {State.STOPPED, State.BACKOFF, State.FAILED},
+    State.BACKOFF: {State.STARTING, State.STOPPED, State.FAILED},
+    State.FAILED: {State.STARTING},
+}
+"""Every state, and those that may follow it."""
+
+
+class IllegalTransition(RuntimeError):  # noqa: N818  # says what happened
+    """A defect of this library: a child was to change into a state that cannot follow its own."""
+
+
+def check_transition(name: str, old: State, new: State) -> None:
+    """Let a legal transition pass.
+
+    :raises IllegalTransition: when ``new`` may not follow ``old``.
+    """
+    if new not in TRANSITIONS[old]:
+        raise IllegalTransition(f"the child {name!r} is {old}, and cannot become {new}")
