@@ -109,7 +109,8 @@ class Error(Exception):
         try:
             code, message = data["code"], data["message"]
             details, timestamp = dict(data.get("details") or {}), data.get("timestamp")
-            when = datetime.fromisoformat(timestamp).astimezone(UTC) if isinstance(timestamp, str) else timestamp
+            when = datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else timestamp
+            when = None if when is None else when.astimezone(UTC)
             context, provider_error = dict(data.get("context") or {}), data.get("provider_error")
             known = isinstance(code, str) and code in CODES
         except (KeyError, TypeError, ValueError, AttributeError) as cause:

@@ -1,0 +1,118 @@
+"""The stores, by name: ours, and those of anybody else.
+
+A store is a class whose instances have the operations of one contract (:mod:`asm.ports`). Ours are loaded when they are
+first asked for, because each may need a package that not everybody has installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from asm.core.errors import Error
+from asm.operations import CONTRACTS, OPERATIONS
+
+if TYPE_CHECKING:
+    from asm.adapters.files import FileArtifactStore
+    from asm.adapters.memory import InMemorySessionStore
+    from asm.adapters.sql import SqlSessionStore
+
+__all__ = ["EXTRAS", "STORES", "FileArtifactStore", "InMemorySessionStore", "SqlSessionStore", "contract_of", "load"]
+
+STORES: Final[dict[str, str]] = {
+    "memory": "asm.adapters.memory:InMemorySessionStore",
+    "sql": "asm.adapters.sql:SqlSessionStore",
+    "file": "asm.adapters.files:FileArtifactStore",
+}
+"""Our stores: the short name that a configuration uses, and where the class is."""
+
+EXTRAS: Final[dict[str, str]] = {"sqlalchemy": "sql"}
+"""The packages that our stores need, and the extra of this distribution that brings each."""
+
+_CLASSES: Final = {reference.partition(":")[2]: reference for reference in STORES.values()}
+
+
+def __getattr__(name: str) -> type:
+    """Load a store of ours.
+
+    :raises Error: ``dependency_not_available``.
+    """
+    if name not in _CLASSES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return load(_CLASSES[name])
+
+
+def load(reference: str) -> type:
+    """Return the class of a store.
+
+    :param reference: a short name (:data:`STORES`), or ``package.module:Class``.
+    :raises Error: ``validation_error`` for a reference to nothing or to what is no store;
+        ``dependency_not_available`` when the store's module needs a package that is not installed.
+    """
+    reference = STORES.get(reference, reference) if isinstance(reference, str) else reference
+    module_name, class_name = _parts(reference)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise _refused(reference, f"there is no module {error.name!r}") from error
+        raise _missing(reference, error) from error
+    except Exception as error:  # a module may raise anything at all while it is imported
+        raise _refused(reference, f"importing {module_name!r} failed: {error!r}") from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        raise _refused(reference, f"the module {module_name!r} has no class {class_name!r}")
+    contract_of(found)
+    return found
+
+
+def contract_of(cls: type) -> str:
+    """Return the contract that a class keeps: ``session`` or ``artifact``.
+
+    :raises Error: ``validation_error`` when it has the operations of neither, or of both.
+    """
+    lacks: dict[str, list[str]] = {contract: [] for contract in CONTRACTS}
+    for operation in OPERATIONS.values():
+        if not callable(getattr(cls, operation.name, None)):
+            lacks[operation.contract].append(operation.name)
+    kept = [contract for contract, names in lacks.items() if not names]
+    if len(kept) == 1:
+        return kept[0]
+    problem = (
+        "has the operations of both contracts; make a class for each"
+        if kept
+        else "; ".join(
+            f"for a store of the {contract} contract it lacks {', '.join(names)}" for contract, names in lacks.items()
+        )
+    )
+    raise Error("validation_error", f"{cls.__qualname__} is no store: {problem}", details={"field": "store", "lacks": lacks})
+
+
+def _parts(reference: Any) -> tuple[str, str]:
+    """Split ``package.module:Class``."""
+    module_name, separator, class_name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+    if not separator or not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise _refused(reference, "it must be one of these names, or have the form package.module:Class")
+    return module_name, class_name
+
+
+def _refused(reference: Any, problem: str) -> Error:
+    known = ", ".join(STORES)
+    return Error(
+        "validation_error",
+        f"there is no store {reference!r}: {problem} (stores with a name: {known})",
+        details={"field": "store", "store": str(reference), "known": list(STORES)},
+    )
+
+
+def _missing(reference: str, error: ModuleNotFoundError) -> Error:
+    """Name the package that a store needs, and how to get it."""
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    remedy = f'pip install "asm-store[{extra}]"' if extra else f"the package that provides {package!r}"
+    return Error(
+        "dependency_not_available",
+        f"the store {reference} needs the package {package!r}, which is not installed; to install: {remedy}",
+        details={"store": reference, "package": package, "install": remedy},
+    )

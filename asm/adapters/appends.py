@@ -1,0 +1,128 @@
+"""What every session store does when events are stored: number them, and wake who waits.
+
+``Appends`` is the place where the two sides meet::
+
+    append ──► commit ──► announce(session) ──► callbacks of subscribers     (a worker's event loop)
+                                            └─► threads inside wait()        (callers of get_events)
+
+Whoever waits registers before the first look. So an append either comes before the look and is seen by it, or
+comes after and is announced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
+from typing import Final
+
+from asm.core.values import Event, Run
+from asm.ports import ExecutionResult
+
+__all__ = ["Appends", "Callback", "flushed_run", "numbered"]
+
+_log: Final = logging.getLogger(__name__)
+
+Callback = Callable[[str | None], object]
+"""Told the id of a session that has new events; ``None`` means that any session may have."""
+
+
+def numbered(events: Iterable[Event], stored: Container[str], reserve: Callable[[str, int], int]) -> dict[str, Event]:
+    """Give sequence numbers to the events that are new, in their order.
+
+    :param events: what is to be appended; of an id that comes twice, the first counts.
+    :param stored: the ids that are stored already.
+    :param reserve: takes a session and how many numbers it needs, returns the first of them. Sessions are asked
+        in the order of their ids, so that two writers never wait for each other.
+    :returns: the new events by id, with their numbers, in their order.
+    """
+    new: dict[str, Event] = {}
+    for event in events:
+        if event.id not in stored:
+            new.setdefault(event.id, event)
+    needs = Counter(event.session_id for event in new.values())
+    following = {session_id: reserve(session_id, needs[session_id]) for session_id in sorted(needs)}
+    for event in new.values():
+        new[event.id] = event.sequenced(following[event.session_id])
+        following[event.session_id] += 1
+    return new
+
+
+def flushed_run(result: ExecutionResult) -> Run:
+    """Return the run of a ``flush``, with the ``provider_metadata`` that came beside it merged into its own."""
+    run = result["run"]
+    return dataclasses.replace(run, provider_metadata={**run.provider_metadata, **result.get("provider_metadata", {})})
+
+
+class Appends:
+    """Tells of appends. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: dict[object, Callback] = {}
+        self._waiting: dict[str, set[threading.Event]] = {}
+
+    def announce(self, session_ids: Iterable[str] | None) -> None:
+        """Tell that sessions have new events. Called after the commit, by whichever thread made it.
+
+        :param session_ids: which ones; ``None`` when it is not known, and any session may have.
+        """
+        with self._lock:
+            callbacks = list(self._callbacks.values())
+            told: list[str] | list[None] = [None] if session_ids is None else list(dict.fromkeys(session_ids))
+            for session_id in self._waiting if session_ids is None else told:
+                for waiter in self._waiting.get(str(session_id), ()):
+                    waiter.set()
+        for callback in callbacks:
+            for session_id in told:
+                try:
+                    callback(session_id)
+                except Exception:  # noqa: BLE001  # the events are stored: whoever appended them must not be told of a failure
+                    _log.exception("a subscriber to appends failed")
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Have the callback told of every append from now on.
+
+        :param callback: called in the thread of whoever appends, so it must not block.
+        :returns: a function that ends it; calling it twice is no error.
+        """
+        token = object()
+        with self._lock:
+            self._callbacks[token] = callback
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._callbacks.pop(token, None)
+
+        return unsubscribe
+
+    def wait(self, session_id: str, query: Callable[[], list[Event]], timeout_ms: int | None) -> list[Event]:
+        """Return what the query finds, as soon as it finds something.
+
+        :param session_id: the session that the query is about.
+        :param query: called at once, after each append to the session, and when the time is up.
+        :param timeout_ms: how many milliseconds to wait; ``None`` and 0 do not wait.
+        :returns: what the query found; empty when the time was up.
+        """
+        if not timeout_ms:
+            return query()
+        deadline = time.monotonic() + timeout_ms / 1000
+        waiter = threading.Event()
+        with self._lock:
+            self._waiting.setdefault(session_id, set()).add(waiter)
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                waiter.clear()
+                if (found := query()) or left <= 0:
+                    return found
+                waiter.wait(min(left, threading.TIMEOUT_MAX))
+        finally:
+            with self._lock:
+                waiters = self._waiting[session_id]
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiting[session_id]

@@ -1,0 +1,178 @@
+"""One artifact in one file, so that replacing it is one rename.
+
+The file begins with a header, numbers big-endian, and the data follows to the end of the file::
+
+    offset   size
+         0      8  "ASMFILE" and the version of this format, one byte, 1
+         8      8  size of the data in bytes
+        16     32  SHA-256 of the data
+        48      8  when it was put: microseconds since 1970, UTC, signed
+        56      2  length of the key in bytes, K
+        58      K  the key in UTF-8
+      58+K      4  CRC-32 of all that comes before it
+      62+K         the data
+
+The header tells what is known of the artifact without reading the data. Its checksum tells a damaged header, the
+size a data part that was cut short, and the SHA-256 any other change of the data: a reader raises then, and does not
+return the last of what it read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import stat
+import struct
+import zlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from asm.core.checks import MAX_KEY_BYTES
+from asm.core.errors import Error
+from asm.core.values import ArtifactInfo
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["FileReader", "failure", "header_size", "pack_header"]
+
+MAGIC: Final = b"ASMFILE\x01"
+FIXED: Final = struct.Struct(">8sQ32sqH")
+CHECK: Final = struct.Struct(">I")
+LONGEST: Final = FIXED.size + MAX_KEY_BYTES + CHECK.size
+"""The size of the longest header."""
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def header_size(key: str) -> int:
+    """Return how many bytes the header of this key has."""
+    return FIXED.size + len(key.encode()) + CHECK.size
+
+
+def pack_header(info: ArtifactInfo) -> bytes:
+    """Return the header for an artifact."""
+    key = info.key.encode()
+    moment = (info.updated_at - EPOCH) // MICROSECOND
+    head = FIXED.pack(MAGIC, info.byte_size, bytes.fromhex(info.checksum_sha256), moment, len(key)) + key
+    return head + CHECK.pack(zlib.crc32(head))
+
+
+def failure(code: str, doing: str, path: Path, error: OSError) -> Error:
+    """Return the error that stands for a failed system call.
+
+    :param code: ``storage_read_failed`` or ``storage_write_failed``.
+    :param doing: what was being done, in words that fit behind "failed to".
+    """
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    details = {"errno": name, "path": str(path), "cause": str(error)}
+    return Error(code, f"failed to {doing}: {error.strerror or error} ({name}) at {path}", details=details)
+
+
+class FileReader(io.RawIOBase):
+    """The data of an artifact's file, checked as it is read.
+
+    :param path: the file. A link is not followed, and what is no plain file is not waited for.
+    :param key: the key that the file must be of; ``None`` takes any.
+    :raises FileNotFoundError: when there is no such file.
+    :raises Error: ``storage_read_failed`` for a file that cannot be read, and one that is no artifact's or is damaged.
+    """
+
+    info: ArtifactInfo
+    """What the header tells."""
+
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        super().__init__()
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise failure("storage_read_failed", "open an artifact", path, error) from error
+        try:
+            self.info = self._read_header()
+            if key is not None and self.info.key != key:
+                raise self._damaged(f"it is of the key {self.info.key!r}, not {key!r}")
+        except BaseException:
+            self.close()
+            raise
+        self._left = self.info.byte_size
+        self._position = header_size(self.info.key)
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read some of the data; 0 bytes at its end.
+
+        :raises Error: ``storage_read_failed`` in place of the last bytes, when the data is not what was put.
+        """
+        view = memoryview(buffer)[: self._left]
+        try:
+            count = os.preadv(self._descriptor, [view], self._position)
+        except OSError as error:
+            raise failure("storage_read_failed", "read an artifact", self._path, error) from error
+        self._check(view[:count], wanted=len(view))
+        return count
+
+    def readall(self) -> bytes:
+        """Read the rest of the data.
+
+        :raises Error: as :meth:`readinto`.
+        """
+        parts: list[bytes] = []
+        while not parts or self._left:
+            try:
+                part = os.pread(self._descriptor, self._left, self._position)
+            except OSError as error:
+                raise failure("storage_read_failed", "read an artifact", self._path, error) from error
+            self._check(part, wanted=self._left)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+    def _read_header(self) -> ArtifactInfo:
+        """Read and check the header, and the size of the file."""
+        try:
+            status = os.fstat(self._descriptor)
+            head = os.pread(self._descriptor, LONGEST, 0) if stat.S_ISREG(status.st_mode) else b""
+        except OSError as error:
+            raise failure("storage_read_failed", "read an artifact", self._path, error) from error
+        if len(head) < FIXED.size or not head.startswith(MAGIC):
+            raise self._damaged("it does not begin as an artifact's file does")
+        _, size, digest, moment, key_size = FIXED.unpack_from(head)
+        end = FIXED.size + key_size
+        if head[end : end + CHECK.size] != CHECK.pack(zlib.crc32(head[:end])):
+            raise self._damaged("its header is not what was written")
+        if status.st_size != end + CHECK.size + size:
+            raise self._damaged(f"it has {status.st_size} bytes and should have {end + CHECK.size + size}")
+        updated_at = EPOCH + moment * MICROSECOND
+        return ArtifactInfo(
+            key=head[FIXED.size : end].decode(), byte_size=size, checksum_sha256=digest.hex(), updated_at=updated_at
+        )
+
+    def _check(self, piece: bytes | memoryview, *, wanted: int) -> None:
+        """Take account of what was read; after the last of it, compare the checksum."""
+        if wanted and not piece:
+            raise self._damaged(f"it ends {self._left} bytes too early")
+        self._hash.update(piece)
+        self._position += len(piece)
+        self._left -= len(piece)
+        if self._left == 0 and self._hash.hexdigest() != self.info.checksum_sha256:
+            raise self._damaged("its data is not what was put: the checksum differs")
+
+    def _damaged(self, problem: str) -> Error:
+        details = {"reason": "damaged", "path": str(self._path)}
+        return Error("storage_read_failed", f"the artifact file {self._path} is damaged: {problem}", details=details)

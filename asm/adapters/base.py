@@ -1,0 +1,81 @@
+"""What our stores have in common beside their contract: how they are checked, closed and started in a process.
+
+A store need not derive from :class:`Adapter`. Whatever has the operations of a contract is one; see :mod:`asm.adapters`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from asm.core import checks
+from asm.core.errors import Error
+
+if TYPE_CHECKING:
+    from asm.linked import Handle
+
+__all__ = ["Adapter"]
+
+
+class Adapter:
+    """The base of our stores."""
+
+    blocking: ClassVar[bool] = True
+    """Whether calls may wait for a disk or a network. A worker runs such calls in threads, others in its event loop."""
+
+    closed: bool = False
+    """Whether :meth:`close` was called."""
+
+    def close(self) -> None:
+        """Give back what the store holds. Closing twice is no error; calls that come after it are refused."""
+        self.closed = True
+
+    def require_open(self) -> None:
+        """Refuse a call that comes after :meth:`close`.
+
+        :raises Error: ``storage_error`` with the reason ``closed``.
+        """
+        if self.closed:
+            name = type(self).__name__
+            raise Error("storage_error", f"this {name} is closed; make a new one", details={"reason": "closed"})
+
+    @classmethod
+    def preflight(cls, **options: Any) -> None:
+        """Check options before anything is started or made. Nothing on disk is touched.
+
+        :param options: the keyword arguments of the constructor.
+        :raises Error: ``validation_error`` for options that can never work, with the name of the option in
+            ``details["field"]``; ``dependency_not_available`` when a package is missing.
+        """
+        parameters = inspect.signature(cls).parameters
+        known = f"takes: {', '.join(parameters)}" if parameters else "takes no options"
+        for name in options:
+            if name not in parameters:
+                checks.refuse(name, f"is no option of {cls.__name__}; it {known}")
+        for name, parameter in parameters.items():
+            if parameter.default is inspect.Parameter.empty and name not in options:
+                checks.refuse(name, f"is required by {cls.__name__}")
+
+    @classmethod
+    def start_link(
+        cls, *, name: str | None = None, runtime_dir: str | None = None, timeout: float = 5.0, **options: Any
+    ) -> Handle:
+        """Start the store in a process of its own that dies with this one.
+
+        :param name: the name that others can connect to; one is made up unless given.
+        :param runtime_dir: where names live.
+        :param timeout: seconds that a call through the handle may take.
+        :param options: the keyword arguments of the constructor.
+        :returns: a handle with the operations of the store, which is a context manager.
+        :raises Error: as :meth:`preflight`, and whatever kept the store from starting.
+        """
+        from asm.linked import start_link  # noqa: PLC0415  # a store that is used without processes does not load them
+
+        return start_link(cls, options, name=name, runtime_dir=runtime_dir, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,150 @@
+r"""The tables, as the original has them, so that a database made by it can be read.
+
+Columns bear the names of the fields. What differs between databases is in the types:
+
+========  ===============================================  ======================================
+type      SQLite                                           PostgreSQL
+========  ===============================================  ======================================
+Text      text, ordered by its UTF-8                       text with the collation ``C``, the same order
+Json      JSON as text                                     json, not jsonb: that refuses ``\u0000`` and rewrites numbers
+Tags      JSON as text                                     text[]
+Time      text, ``2026-01-01T00:00:00.000000``, in UTC     timestamp without time zone, in UTC
+========  ===============================================  ======================================
+
+An index that serves a list goes on with the columns that the list is ordered by, so nothing is sorted.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import JSON, BigInteger, Column, Double, Index, MetaData, Table, TypeDecorator, UniqueConstraint
+from sqlalchemy import Text as PlainText
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+__all__ = ["METADATA", "artifacts", "events", "runs", "sequences", "sessions"]
+
+
+class Time(TypeDecorator[datetime]):
+    """A moment in UTC with microseconds. On SQLite it is text that sorts as the moments do."""
+
+    impl = PlainText
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the type of the column."""
+        return dialect.type_descriptor(postgresql.TIMESTAMP() if dialect.name == "postgresql" else PlainText())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Turn an aware time into what is stored."""
+        if value is None:
+            return None
+        moment = value.astimezone(UTC).replace(tzinfo=None)
+        return moment if dialect.name == "postgresql" else moment.isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Turn what is stored into an aware time. Text may have a space for the T, and say that it is in UTC."""
+        if value is None:
+            return None
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+Text: Final = PlainText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+Json: Final = JSON(none_as_null=True)
+Tags: Final = JSON(none_as_null=True).with_variant(postgresql.ARRAY(PlainText()), "postgresql")
+
+METADATA: Final = MetaData()
+
+sessions: Final = Table(
+    "asm_sessions",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("agent_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("parent_session_id", Text),
+    Column("metadata", Json),
+    Column("context", Json),
+    Column("tags", Tags),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Column("deleted_at", Time),
+    Index("asm_sessions_by_status", "status", "created_at", "id"),
+    Index("asm_sessions_by_agent", "agent_id", "created_at", "id"),
+    Index("asm_sessions_by_created", "created_at", "id"),
+    Index("asm_sessions_by_deleted", "deleted_at"),
+)
+
+runs: Final = Table(
+    "asm_runs",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("session_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("input", Json),
+    Column("output", Json),
+    Column("error", Json),
+    Column("metadata", Json),
+    Column("turn_count", BigInteger, nullable=False),
+    Column("token_usage", Json),
+    Column("cost_usd", Double),
+    Column("started_at", Time, nullable=False),
+    Column("ended_at", Time),
+    Column("provider", Text),
+    Column("provider_metadata", Json),
+    Index("asm_runs_by_status", "session_id", "status", "started_at", "id"),
+    Index("asm_runs_by_session", "session_id", "started_at", "id"),
+    Index("asm_runs_by_provider", "provider"),
+    Index("asm_runs_by_started", "started_at"),
+)
+
+events: Final = Table(
+    "asm_events",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("timestamp", Time, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("run_id", Text),
+    Column("data", Json),
+    Column("metadata", Json),
+    Column("sequence_number", BigInteger, nullable=False),
+    Column("schema_version", BigInteger, nullable=False),
+    Column("provider", Text),
+    Column("correlation_id", Text),
+    UniqueConstraint("session_id", "sequence_number", name="asm_events_by_sequence"),
+    Index("asm_events_by_type", "session_id", "type", "sequence_number"),
+    Index("asm_events_by_run", "session_id", "run_id", "sequence_number"),
+    Index("asm_events_by_correlation", "correlation_id"),
+    Index("asm_events_by_provider", "provider"),
+    Index("asm_events_by_timestamp", "timestamp"),
+)
+
+sequences: Final = Table(
+    "asm_session_sequences",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+artifacts: Final = Table(
+    "asm_artifacts",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("session_id", Text),
+    Column("run_id", Text),
+    Column("key", Text, nullable=False),
+    Column("content_type", Text),
+    Column("byte_size", BigInteger),
+    Column("checksum_sha256", Text),
+    Column("storage_backend", Text),
+    Column("storage_ref", Text),
+    Column("metadata", Json),
+    Column("created_at", Time, nullable=False),
+    Column("deleted_at", Time),
+    UniqueConstraint("key", name="asm_artifacts_by_key"),
+)

@@ -1,0 +1,181 @@
+"""``get_events`` without waiting, and ``get_latest_sequence``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from asm.core.values import Event
+from asm.ports import SessionStore
+from asm.testing.samples import HUGE, INVALID_COUNTS, INVALID_IDS, INVALID_LIMITS, MOMENTS, all_refused, at, event, refused
+
+__all__ = ["Reading"]
+
+TYPES = ["message_sent", "message_received", "tool_call_started"]
+
+
+PARTS: list[tuple[dict[str, Any], Iterable[int]]] = [
+    ({"after": 0}, range(1, 13)),
+    ({"after": 1}, range(2, 13)),
+    ({"after": 11}, [12]),
+    ({"after": 12}, []),
+    ({"after": HUGE}, []),
+    ({"before": 0}, []),
+    ({"before": 1}, []),
+    ({"before": 2}, [1]),
+    ({"before": 13}, range(1, 13)),
+    ({"before": HUGE}, range(1, 13)),
+    ({"after": 3, "before": 7}, [4, 5, 6]),
+    ({"after": 3, "before": 4}, []),
+    ({"after": 7, "before": 3}, []),
+    ({"limit": 1}, [1]),
+    ({"limit": 12}, range(1, 13)),
+    ({"limit": HUGE}, range(1, 13)),
+    ({"after": 5, "limit": 2}, [6, 7]),
+    ({"after": 5, "before": 7, "limit": 5}, [6]),
+    ({"after": HUGE, "before": HUGE, "limit": HUGE}, []),
+]
+"""Parts of a sequence of twelve, and the numbers in them."""
+
+FILTERS: list[dict[str, Any]] = [
+    {"run_id": "run_a"},
+    {"run_id": "run_nobody"},
+    {"type": "message_sent"},
+    {"type": TYPES[:2]},
+    {"type": TYPES},
+    {"type": "run_failed"},
+    {"type": []},
+    {"since": at(6)},
+    {"since": at(11)},
+    {"since": at(11.000_001)},
+    {"since": MOMENTS[0]},
+    {"since": MOMENTS[-1]},
+    {"run_id": "run_b", "type": "message_sent"},
+    {"run_id": "run_a", "since": at(4)},
+    {"run_id": "run_a", "type": TYPES[1:], "since": at(2)},
+    {"type": "message_received", "since": at(5)},
+]
+"""Filters by what an event holds."""
+
+
+def fill(store: SessionStore) -> list[Event]:
+    """Store twelve events whose types, runs and times change in steps of their own, and some of another session."""
+    given = [
+        event(type=TYPES[number % 3], run_id=[None, "run_a", "run_b", "run_a"][number % 4], timestamp=at((number * 5) % 12))
+        for number in range(12)
+    ]
+    others = [event("ses_other", run_id="run_a", type="message_sent", timestamp=at(0)) for _ in range(3)]
+    return store.append_events([*others, *given])[3:]
+
+
+def numbers(events: list[Event]) -> list[int | None]:
+    """Return the sequence numbers."""
+    return [item.sequence_number for item in events]
+
+
+def matches(item: Event, run_id: str | None = None, type: Any = None, since: datetime | None = None) -> bool:  # noqa: A002
+    """Tell whether an event passes the filters."""
+    types = [type] if isinstance(type, str) else type
+    return (
+        (run_id is None or item.run_id == run_id)
+        and (types is None or item.type in types)
+        and (since is None or item.timestamp >= since)
+    )
+
+
+class Reading:
+    """Events come back by sequence, filtered by any of their properties."""
+
+    def test_all_events_come_in_order(self, store: SessionStore) -> None:
+        """Those of the session and of no other, by sequence and not by time."""
+        stored = fill(store)
+        assert store.get_events("ses") == stored
+        assert numbers(stored) == list(range(1, 13))
+        assert len(store.get_events("ses_other")) == 3
+
+    def test_an_unknown_session_has_none(self, store: SessionStore) -> None:
+        """No error."""
+        fill(store)
+        assert store.get_events("ses_nobody") == []
+        assert store.get_events("ses_nobody", after=3, limit=5, type="message_sent", run_id="run_a", since=at(0)) == []
+        assert store.get_latest_sequence("ses_nobody") == 0
+
+    def test_the_latest_sequence(self, store: SessionStore) -> None:
+        """That of the session."""
+        fill(store)
+        assert store.get_latest_sequence("ses") == 12
+        assert store.get_latest_sequence("ses_other") == 3
+
+    def test_a_part_of_the_sequence(self, store: SessionStore) -> None:
+        """``after`` and ``before`` are not part of it, and a limit counts from its beginning."""
+        fill(store)
+        for filters, expected in PARTS:
+            assert numbers(store.get_events("ses", **filters)) == list(expected), filters
+
+    def test_filters_of_events(self, store: SessionStore) -> None:
+        """Alone and together, and with every part of the sequence."""
+        stored = fill(store)
+        for filters in FILTERS:
+            expected = [item for item in stored if matches(item, **filters)]
+            assert store.get_events("ses", **filters) == expected, filters
+            assert store.get_events("ses", **filters, limit=2) == expected[:2], filters
+            inner = [item for item in expected if item.sequence_number in range(4, 10)]
+            assert store.get_events("ses", **filters, after=3, before=10) == inner, filters
+            assert store.get_events("ses", **filters, after=3, before=10, limit=1) == inner[:1], filters
+
+    def test_a_filter_of_none_does_not_filter_events(self, store: SessionStore) -> None:
+        """``None`` is as good as not given."""
+        stored = fill(store)
+        names = ("run_id", "type", "since", "after", "before", "limit", "wait_timeout_ms")
+        assert store.get_events("ses", **dict.fromkeys(names)) == stored
+
+    def test_since_is_a_moment_wherever_its_clock_hangs(self, store: SessionStore) -> None:
+        """The same one in another time zone; to the microsecond, and itself is included."""
+        store.append_events([event(timestamp=moment) for moment in MOMENTS])
+        for index, moment in enumerate(MOMENTS[1:-1], start=1):
+            zoned = moment.astimezone(timezone(timedelta(hours=-7, minutes=30)))
+            assert numbers(store.get_events("ses", since=zoned)) == list(range(index + 1, len(MOMENTS) + 1))
+
+    def test_pages_give_every_event_once(self, store: SessionStore) -> None:
+        """The way to read a long log."""
+        stored, found, last = fill(store), [], 0
+        while page := store.get_events("ses", after=last, limit=5):
+            found += page
+            last = page[-1].sequence_number or 0
+        assert found == stored
+
+    def test_what_is_no_id_of_an_events_session_is_refused(self, store: SessionStore) -> None:
+        """``validation_error``."""
+        all_refused("validation_error", store.get_events, INVALID_IDS)
+        all_refused("validation_error", store.get_latest_sequence, INVALID_IDS)
+        no_run = [bad for bad in INVALID_IDS if bad is not None]
+        all_refused("validation_error", lambda bad: store.get_events("ses", run_id=bad), no_run)
+
+    def test_counts_are_not_negative(self, store: SessionStore) -> None:
+        """Anything but an integer from 0 is a ``validation_error``."""
+        all_refused("validation_error", lambda bad: store.get_events("ses", after=bad), INVALID_COUNTS)
+        all_refused("validation_error", lambda bad: store.get_events("ses", before=bad), INVALID_COUNTS)
+        all_refused("validation_error", lambda bad: store.get_events("ses", wait_timeout_ms=bad), INVALID_COUNTS)
+
+    def test_a_limit_of_events_is_positive(self, store: SessionStore) -> None:
+        """Anything but an integer above 0 is a ``validation_error``."""
+        all_refused("validation_error", lambda bad: store.get_events("ses", limit=bad), INVALID_LIMITS)
+
+    def test_an_unknown_type_is_refused(self, store: SessionStore) -> None:
+        """``invalid_event_type``."""
+        unknown = ["nope", "", 1, ["message_sent", "nope"]]
+        all_refused("invalid_event_type", lambda bad: store.get_events("ses", type=bad), unknown)
+
+    def test_since_is_an_aware_time(self, store: SessionStore) -> None:
+        """Anything else is a ``validation_error``."""
+        unaware = [datetime(2026, 1, 1), "2026-01-01T00:00:00Z", 0, True]  # noqa: DTZ001  # naive is the point
+        all_refused("validation_error", lambda bad: store.get_events("ses", since=bad), unaware)
+
+    def test_an_unknown_filter_of_events_is_refused(self, store: Any) -> None:
+        """``validation_error``, and so is a second positional argument."""
+        with refused("validation_error"):
+            store.get_events("ses", colour="blue")
+        with refused("validation_error"):
+            store.get_events("ses", "run_a")
+        assert store.get_events("ses", since=datetime.now(UTC)) == []

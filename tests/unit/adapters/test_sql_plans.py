@@ -1,0 +1,127 @@
+"""How SQLite answers each query: by an index, and without sorting what an index has in order."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+import sqlalchemy
+
+from asm.adapters import SqlSessionStore
+from asm.testing.samples import at, event, run, session
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with enough in it for the planner to have a choice."""
+    path = tmp_path_factory.mktemp("plans") / "sessions.db"
+    with SqlSessionStore(url=f"sqlite:///{path}") as made:
+        for number in range(30):
+            made.save_session(session(f"agent {number % 3}", id=f"ses {number}"))
+            made.save_run(run(f"ses {number % 2}"))
+            made.append_events([event(f"ses {number % 2}", run_id="run") for _ in range(10)])
+        yield made
+
+
+@pytest.fixture
+def plans(store):
+    """A function that makes a call and returns the steps of the plan of each statement that it sent."""
+
+    def explain(call):
+        sent = []
+
+        def noted(_connection, _cursor, statement, parameters, _context, many):
+            if not statement.startswith("BEGIN"):
+                sent.append((statement, parameters[0] if many else parameters))
+
+        engines = (store._database._readers, store._database._writer)
+        for engine in engines:
+            sqlalchemy.event.listen(engine, "before_cursor_execute", noted)
+        try:
+            call(store)
+        finally:
+            for engine in engines:
+                sqlalchemy.event.remove(engine, "before_cursor_execute", noted)
+        with closing(sqlite3.connect(store._database._readers.url.database)) as connection:
+            return [[row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)] for sql, values in sent]
+
+    return explain
+
+
+BY_SEQUENCE = "SEARCH asm_events USING INDEX sqlite_autoindex_asm_events_2"
+SORTED = "USE TEMP B-TREE FOR ORDER BY"
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda s: s.list_sessions(), "SCAN asm_sessions USING INDEX asm_sessions_by_created"),
+        (lambda s: s.list_sessions(limit=5, offset=5), "SCAN asm_sessions USING INDEX asm_sessions_by_created"),
+        (
+            lambda s: s.list_sessions(status="active", limit=5),
+            "SEARCH asm_sessions USING INDEX asm_sessions_by_status (status=?)",
+        ),
+        (lambda s: s.list_sessions(agent_id="agent 1"), "SEARCH asm_sessions USING INDEX asm_sessions_by_agent (agent_id=?)"),
+        (lambda s: s.list_runs("ses 0"), "SEARCH asm_runs USING INDEX asm_runs_by_session (session_id=?)"),
+        (lambda s: s.list_runs("ses 0", limit=5), "SEARCH asm_runs USING INDEX asm_runs_by_session (session_id=?)"),
+        (
+            lambda s: s.list_runs("ses 0", status="failed"),
+            "SEARCH asm_runs USING INDEX asm_runs_by_status (session_id=? AND status=?)",
+        ),
+        (lambda s: s.get_active_run("ses 0"), "SEARCH asm_runs USING INDEX asm_runs_by_status (session_id=? AND status=?)"),
+        (lambda s: s.get_events("ses 0"), f"{BY_SEQUENCE} (session_id=?)"),
+        (
+            lambda s: s.get_events("ses 0", after=5, before=9, limit=2),
+            f"{BY_SEQUENCE} (session_id=? AND sequence_number>? AND sequence_number<?)",
+        ),
+        (
+            lambda s: s.get_events("ses 0", type="run_failed", after=5),
+            "SEARCH asm_events USING INDEX asm_events_by_type (session_id=? AND type=? AND sequence_number>?)",
+        ),
+        (
+            lambda s: s.get_events("ses 0", run_id="run", limit=5),
+            "SEARCH asm_events USING INDEX asm_events_by_run (session_id=? AND run_id=?)",
+        ),
+        (
+            lambda s: s.get_events("ses 0", since=at(0), after=5),
+            f"{BY_SEQUENCE} (session_id=? AND sequence_number>?)",
+        ),
+        (
+            lambda s: s.get_latest_sequence("ses 0"),
+            "SEARCH asm_session_sequences USING INDEX sqlite_autoindex_asm_session_sequences_1 (session_id=?)",
+        ),
+    ],
+)
+def test_a_read_is_one_query_by_index_in_its_order(plans, call, expected):
+    assert plans(call) == [[expected]]
+
+
+@pytest.mark.parametrize("name", ["session", "run"])
+def test_one_value_is_found_by_its_id(plans, store, name):
+    found = (store.list_sessions() if name == "session" else store.list_runs("ses 0"))[0]
+    (plan,) = plans(lambda s: getattr(s, f"get_{name}")(found.id))
+    assert plan == [f"SEARCH asm_{name}s USING INDEX sqlite_autoindex_asm_{name}s_1 (id=?)"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.list_sessions(status=["active", "paused"], agent_id="agent 1"),
+        lambda s: s.list_runs("ses 0", status=["failed", "completed"]),
+        lambda s: s.get_events("ses 0", type=["run_failed", "run_started"], run_id="run", since=at(0), after=1, before=9),
+    ],
+)
+def test_several_filters_still_use_an_index(plans, call):
+    (plan,) = plans(call)
+    assert plan[0].startswith("SEARCH asm_")
+    assert plan[1:] in ([], [SORTED])
+
+
+def test_writes_look_up_by_index(plans):
+    def write(s):
+        s.append_events([event("ses 0"), event("ses 1")])
+        s.save_run(run("ses 0"))
+        s.delete_session("ses 1")
+
+    steps = [step for plan in plans(write) for step in plan]
+    assert steps
+    assert not [step for step in steps if step.startswith("SCAN asm_") or "TEMP B-TREE" in step]
