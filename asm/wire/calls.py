@@ -1,0 +1,139 @@
+"""Calls: how the arguments and the result of an operation become MessagePack values, and back.
+
+A value travels as a map of its fields with times as MessagePack timestamps; the bytes of an artifact travel as ``bin``.
+All of it follows from the annotations of the contracts; nothing here speaks of a particular operation.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, Final, NamedTuple
+
+from asm.chunks import chunks
+from asm.core import checks
+from asm.core.values import ArtifactInfo, Event, Run, Session, Value
+from asm.operations import OPERATIONS, Operation
+from asm.ports import ArtifactInfos, Data, ExecutionResult
+
+__all__ = ["decode_arguments", "decode_result", "encode_arguments", "encode_result"]
+
+
+def encode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :meth:`Operation.bind` returned, ready to be sent.
+
+    :raises Error: ``validation_error`` when the data of an artifact yields something else than bytes.
+    """
+    forms = _ARGUMENTS[operation.name]
+    return {name: forms[name].encode(value) if name in forms else value for name, value in arguments.items()}
+
+
+def decode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that were received, checked, as an adapter takes them.
+
+    :raises Error: ``validation_error`` and whatever a value or the check of an argument refuses.
+    """
+    forms = _ARGUMENTS[operation.name]
+    given = {name: forms[name].decode(value) if name in forms else value for name, value in arguments.items()}
+    return operation.bind((), given)
+
+
+def encode_result(operation: Operation, result: Any) -> Any:
+    """Return what an adapter returned, ready to be sent."""
+    return _RESULTS[operation.name].encode(result)
+
+
+def decode_result(operation: Operation, result: Any) -> Any:
+    """Return what an operation returns, from what was received.
+
+    :raises Error: ``validation_error`` when the peer sent something else.
+    """
+    return _RESULTS[operation.name].decode(result)
+
+
+class _Form(NamedTuple):
+    """How a type travels."""
+
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _one(kind: type[Value]) -> _Form:
+    return _Form(kind.to_fields, kind.from_fields)
+
+
+def _optional(form: _Form) -> _Form:
+    return _Form(
+        lambda value: None if value is None else form.encode(value),
+        lambda value: None if value is None else form.decode(value),
+    )
+
+
+def _several(form: _Form) -> _Form:
+    def decode(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            checks.refuse("the message", f"must hold a list here, not {checks.kind(value)}")
+        return [form.decode(item) for item in value]
+
+    return _Form(lambda value: [form.encode(item) for item in value], decode)
+
+
+def _map_of(forms: dict[str, _Form]) -> _Form:
+    def encode(value: Any) -> dict[str, Any]:
+        return {name: forms[name].encode(item) if name in forms else item for name, item in value.items()}
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value  # for the check of the argument to refuse
+        return {name: forms[name].decode(item) if name in forms else item for name, item in value.items()}
+
+    return _Form(encode, decode)
+
+
+def _read(data: Data) -> bytes:
+    """Return the bytes that the data of an artifact stands for."""
+    return data if isinstance(data, bytes) else b"".join(chunks(data))
+
+
+def _drain(file: BinaryIO) -> bytes:
+    with file:
+        return file.read()
+
+
+_PLAIN: Final = _Form(_same, _same)
+_EVENTS: Final = _several(_one(Event))
+
+_FORMS: Final[list[tuple[Any, _Form]]] = [
+    (Session, _one(Session)),
+    (list[Session], _several(_one(Session))),
+    (Run, _one(Run)),
+    (Run | None, _optional(_one(Run))),
+    (list[Run], _several(_one(Run))),
+    (Event, _one(Event)),
+    (list[Event], _EVENTS),
+    (ExecutionResult, _map_of({"session": _one(Session), "run": _one(Run), "events": _EVENTS})),
+    (ArtifactInfo, _one(ArtifactInfo)),
+    (ArtifactInfos, _several(_one(ArtifactInfo))),
+    (Data, _Form(_read, _same)),
+    (BinaryIO, _Form(_drain, io.BytesIO)),
+]
+"""The types that travel as something else than themselves."""
+
+
+def _form(annotation: Any) -> _Form:
+    return next((form for kind, form in _FORMS if kind == annotation), _PLAIN)
+
+
+_RESULTS: Final = {operation.name: _form(operation.result) for operation in OPERATIONS.values()}
+_ARGUMENTS: Final = {
+    operation.name: {
+        parameter.name: form
+        for parameter in operation.parameters.values()
+        if (form := _form(parameter.annotation)) is not _PLAIN
+    }
+    for operation in OPERATIONS.values()
+}

@@ -1,0 +1,196 @@
+"""Messages: the bodies of frames, in MessagePack-RPC.
+
+    request       [0, msgid, method, [arguments, meta]]
+    response      [1, msgid, error, result]
+    notification  [2, method, params]
+
+``msgid`` is an unsigned integer of 32 bits that its sender chooses and that is unique among its requests in flight.
+We always write it in five bytes, so that a process that passes a message on can put its own in that place and
+leave the rest alone: :func:`read_head` says where the rest begins, and nothing behind it is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from asm.core.errors import Error
+
+__all__ = [
+    "CANCEL",
+    "HELLO",
+    "MALFORMED",
+    "NOTIFICATION",
+    "REQUEST",
+    "RESPONSE",
+    "Head",
+    "MessageError",
+    "Packer",
+    "decode",
+    "decode_params",
+    "decode_response",
+    "read_head",
+    "request_head",
+    "response_head",
+]
+
+REQUEST: Final = 0
+RESPONSE: Final = 1
+NOTIFICATION: Final = 2
+
+HELLO: Final = b"hello"
+"""Request: who are you? The answer names the store and the contracts that it serves."""
+CANCEL: Final = b"cancel"
+"""Notification to a server, ``[msgid]``: nobody waits for this call any more."""
+MALFORMED: Final = b"malformed"
+"""Notification to a relay, ``[msgid]``: what you passed on under this id cannot be decoded."""
+
+_HEAD: Final = struct.Struct("!BBBI")
+_UINT32: Final = struct.Struct("!I")
+_UINTS: Final = {0xCC: struct.Struct("!B"), 0xCD: struct.Struct("!H"), 0xCE: _UINT32}
+_ARRAY: Final = {REQUEST: 0x94, RESPONSE: 0x94, NOTIFICATION: 0x93}
+
+
+class MessageError(ValueError):
+    """The body of a frame is no message."""
+
+
+class Head(NamedTuple):
+    """The beginning of a message, up to what a relay does not look at."""
+
+    kind: int
+    msgid: int
+    """0 for a notification."""
+    method: bytes
+    """Empty for a response."""
+    method_at: int
+    """Where in the body the method begins (in a response: the error)."""
+    params_at: int
+    """Where in the body the params begin (in a response: the error)."""
+
+
+def read_head(body: bytes) -> Head:
+    """Read the type, the msgid and the method of a message, and decode nothing else.
+
+    :raises MessageError: when these are not there.
+    """
+    try:
+        kind = body[1]
+        if body[0] != _ARRAY[kind]:
+            raise MessageError("no message begins so")
+        if kind == NOTIFICATION:
+            method, params_at = _read_method(body, 2)
+            return Head(kind, 0, method, 2, params_at)
+        if body[2] == 0xCE:
+            (msgid,) = _UINT32.unpack_from(body, 3)
+            at = 7
+        else:
+            msgid, at = _read_uint(body, 2)
+        if kind == RESPONSE:
+            return Head(kind, msgid, b"", at, at)
+        method, params_at = _read_method(body, at)
+        return Head(kind, msgid, method, at, params_at)
+    except (IndexError, KeyError, struct.error) as error:
+        raise MessageError("the message ends within its head, or is none") from error
+
+
+def request_head(msgid: int) -> bytes:
+    """Return the beginning of a request; the method follows."""
+    return _HEAD.pack(0x94, REQUEST, 0xCE, msgid)
+
+
+def response_head(msgid: int) -> bytes:
+    """Return the beginning of a response; the error follows."""
+    return _HEAD.pack(0x94, RESPONSE, 0xCE, msgid)
+
+
+class Packer:
+    """Encodes messages. Not for several threads at once: one for each connection or thread."""
+
+    def __init__(self) -> None:
+        self._pack = msgpack.Packer(datetime=True, use_bin_type=True).pack
+
+    def request(self, msgid: int, method: str, arguments: dict[str, Any], meta: dict[str, Any]) -> bytes:
+        """Return the body of a request."""
+        return request_head(msgid) + self._pack(method) + self._pack((arguments, meta))
+
+    def result(self, msgid: int, result: Any) -> bytes:
+        """Return the body of a response to a call that went well."""
+        return response_head(msgid) + b"\xc0" + self._pack(result)
+
+    def error(self, msgid: int, error: Error) -> bytes:
+        """Return the body of a response to a call that failed."""
+        fields = error.to_map() | {"timestamp": error.timestamp}
+        return response_head(msgid) + msgpack.packb(fields, datetime=True, default=_shown) + b"\xc0"
+
+    def notification(self, method: bytes, params: list[Any]) -> bytes:
+        """Return the body of a notification."""
+        return b"\x93\x02" + self._pack(method.decode()) + self._pack(params)
+
+
+def decode(data: bytes | memoryview) -> Any:
+    """Decode one MessagePack value; times become ``datetime`` in UTC.
+
+    :raises MessageError: when it is none, or more than one.
+    """
+    try:
+        return msgpack.unpackb(data, timestamp=3)
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise MessageError(f"the message is no MessagePack: {type(error).__name__}: {error}") from error
+
+
+def decode_params(body: bytes, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Decode the arguments and the meta of a request.
+
+    :raises MessageError: when they are not two maps with string keys.
+    """
+    params = decode(memoryview(body)[head.params_at :])
+    if type(params) is not list or len(params) != 2 or type(params[0]) is not dict or type(params[1]) is not dict:
+        raise MessageError("the params of a request must be two maps: arguments and meta")
+    return params[0], params[1]
+
+
+def decode_response(body: bytes) -> tuple[int, Any]:
+    """Decode a response to its msgid and result.
+
+    :raises MessageError: when it is none.
+    :raises Error: the error that it carries, raised by the caller of this function as its own.
+    """
+    message = decode(body)
+    if type(message) is not list or len(message) != 4 or message[0] != RESPONSE:
+        raise MessageError("the message is no response")
+    _kind, msgid, error, result = message
+    if error is not None:
+        raise Error.from_map(error)
+    return msgid, result
+
+
+def _read_uint(body: bytes, at: int) -> tuple[int, int]:
+    """Read an unsigned integer of at most 32 bits in any of its encodings; return it and where it ends."""
+    first = body[at]
+    if first < 0x80:
+        return first, at + 1
+    layout = _UINTS[first]
+    return layout.unpack_from(body, at + 1)[0], at + 1 + layout.size
+
+
+def _read_method(body: bytes, at: int) -> tuple[bytes, int]:
+    """Read a short string; return it and where it ends."""
+    first = body[at]
+    if 0xA0 <= first < 0xC0:
+        start, size = at + 1, first - 0xA0
+    elif first == 0xD9:
+        start, size = at + 2, body[at + 1]
+    else:
+        raise MessageError("the method must be a string of at most 255 bytes")
+    if start + size >= len(body):
+        raise MessageError("the message ends within its head")
+    return body[start : start + size], start + size
+
+
+def _shown(value: Any) -> Any:
+    """Show what an error's details should not hold, rather than lose the error."""
+    return value.isoformat() if isinstance(value, datetime) else repr(value)

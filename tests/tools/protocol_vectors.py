@@ -1,0 +1,48 @@
+"""Print the test vectors of asm/wire/PROTOCOL.md, made with the code: python tests/tools/protocol_vectors.py."""
+
+import json
+from datetime import UTC, datetime
+
+from asm.core.errors import Error
+from asm.core.values import Event
+from asm.operations import OPERATIONS
+from asm.wire.calls import encode_arguments, encode_result
+from asm.wire.frames import frame
+from asm.wire.messages import CANCEL, MALFORMED, Packer, decode
+
+WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+APPEND = OPERATIONS["append_event_with_sequence"]
+
+
+def vectors() -> list[bytes]:
+    """Return the frames."""
+    packer = Packer()
+    event = Event.new(id="evt_1", type="message_received", session_id="ses_1", timestamp=WHEN, data={"content": "Hi"})
+    error = Error("session_not_found", "there is no session 'ses_1'", details={"session_id": "ses_1"}, timestamp=WHEN)
+    bodies = [
+        packer.request(1, "get_session", {"session_id": "ses_1"}, {"timeout_ms": 5000}),
+        packer.error(1, error),
+        packer.request(2, "append_event_with_sequence", encode_arguments(APPEND, {"event": event}), {}),
+        packer.result(2, encode_result(APPEND, event.sequenced(1))),
+        packer.request(3, "put", {"key": "patch-1", "data": b"\x00\xff"}, {}),
+        packer.result(3, None),
+        packer.request(4, "hello", {"relay": True}, {}),
+        packer.notification(CANCEL, [3]),
+        packer.notification(MALFORMED, [3]),
+    ]
+    return [frame(body) for body in bodies]
+
+
+def meaning(data: bytes) -> str:
+    """Say in JSON what a frame holds; a time as {"time": …}, bytes as {"bin": hexadecimal}."""
+
+    def shown(value: object) -> object:
+        if isinstance(value, datetime):
+            return {"time": value.isoformat()}
+        return {"bin": bytes(value).hex()}
+
+    return json.dumps(decode(data[4:]), default=shown)
+
+
+if __name__ == "__main__":
+    print("\n\n".join(f"{meaning(data)}\n{data.hex()}" for data in vectors()))

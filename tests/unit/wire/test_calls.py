@@ -1,0 +1,86 @@
+import io
+from datetime import UTC, datetime
+
+import pytest
+
+import asm
+from asm.operations import OPERATIONS
+from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
+from asm.wire.messages import Packer, decode
+
+WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+SESSION = asm.Session.new(agent_id="a", metadata={"deep": [{"er": [None, True, 1.5, "ü", -(2**63)]}]}, tags=["x"])
+RUN = asm.Run.new(session_id=SESSION.id, input={"prompt": "hi"}, cost_usd=0.1, ended_at=WHEN)
+EVENT = asm.Event.new(type="message_sent", session_id=SESSION.id, run_id=RUN.id, data={"content": ""})
+INFO = asm.ArtifactInfo(key="k", byte_size=0, checksum_sha256="0" * 64, updated_at=WHEN)
+RESULT = {"session": SESSION, "run": RUN, "events": [EVENT], "provider_metadata": {"model": "m"}}
+
+ARGUMENTS = [
+    ("save_session", {"session": SESSION}),
+    ("get_session", {"session_id": "s"}),
+    ("list_sessions", {"status": ("active", "paused"), "agent_id": "a", "limit": 5, "offset": 1}),
+    ("save_run", {"run": RUN}),
+    ("append_events", {"events": [EVENT, EVENT.sequenced(3)]}),
+    ("flush", {"result": RESULT}),
+    ("get_events", {"session_id": "s", "since": WHEN, "type": ("message_sent",), "after": 0, "wait_timeout_ms": 10}),
+    ("put", {"key": "ключ", "data": b"\x00\xff"}),
+    ("list", {"prefix": "p", "after": None}),
+]
+RESULTS = [
+    ("save_session", None),
+    ("get_session", SESSION),
+    ("list_sessions", [SESSION]),
+    ("list_runs", [RUN, RUN]),
+    ("get_active_run", RUN),
+    ("get_active_run", None),
+    ("append_event_with_sequence", EVENT),
+    ("get_events", []),
+    ("get_latest_sequence", 7),
+    ("get", b""),
+    ("stat", INFO),
+    ("list", [INFO]),
+]
+
+
+def over_the_wire(value):
+    return decode(Packer().result(1, value))[3]
+
+
+@pytest.mark.parametrize(("name", "arguments"), ARGUMENTS)
+def test_arguments_arrive_as_they_were_sent(name, arguments):
+    operation = OPERATIONS[name]
+    bound = operation.bind((), arguments)
+    assert decode_arguments(operation, over_the_wire(encode_arguments(operation, bound))) == bound
+
+
+@pytest.mark.parametrize(("name", "result"), RESULTS)
+def test_results_arrive_as_they_were_sent(name, result):
+    operation = OPERATIONS[name]
+    assert decode_result(operation, over_the_wire(encode_result(operation, result))) == result
+
+
+def test_open_arrives_as_a_file():
+    operation = OPERATIONS["open"]
+    with decode_result(operation, over_the_wire(encode_result(operation, io.BytesIO(b"data")))) as file:
+        assert file.read() == b"data"
+
+
+@pytest.mark.parametrize(
+    "data", [b"abc", bytearray(b"abc"), memoryview(b"abc"), io.BytesIO(b"abc"), [b"a", b"bc"], iter([b"abc"])]
+)
+def test_data_of_every_kind(data):
+    assert encode_arguments(OPERATIONS["put"], {"key": "k", "data": data})["data"] == b"abc"
+
+
+def test_data_that_yields_no_bytes():
+    for data in (io.StringIO("abc"), ["abc"], [1]):
+        with pytest.raises(asm.ValidationError):
+            encode_arguments(OPERATIONS["put"], {"key": "k", "data": data})
+
+
+def test_every_operation_has_been_sent_and_answered_here():
+    tested = {name for name, _ in [*ARGUMENTS, *RESULTS]} | {"open"}
+    left = set(OPERATIONS) - tested
+    plain = {"delete_session", "get_run", "append_event", "delete"}
+    assert left == plain
+    assert all(OPERATIONS[name].parameters.keys() <= {"session_id", "run_id", "event", "key"} for name in plain)
