@@ -1,0 +1,248 @@
+"""The frame of every process of a tree: it comes up, says so, serves its name, drains, and goes.
+
+    lifeline ── ready ──►                    ┌──────────────┐
+    SIGTERM, end of the lifeline ──► stop    │    Server    │──► Service: a worker or a composite
+    listening socket ──► Peer, Peer, Peer ──►└──────────────┘
+
+The process ends when it is asked to (SIGTERM) or when its parent is gone (the lifeline ends): it takes no new
+calls, gives those in flight time to finish, answers the rest with ``shutting_down``, and closes its service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import setproctitle
+
+from asm._version import __version__
+from asm.core.errors import Error
+from asm.processes.logs import LogStyle, log_to_stderr
+from asm.processes.peers import Limits, Peer, may_connect
+from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode, decode_params
+
+__all__ = ["PROTOCOL", "Lifeline", "Service", "run"]
+
+_log = logging.getLogger(__name__)
+
+PROTOCOL: Final = 1
+"""The version of the protocol on the wire."""
+
+BACKLOG: Final = 1024
+"""How many connections may queue while the process is away or busy."""
+
+DRAIN_SECONDS: Final = 5.0
+"""How long calls in flight may go on after the process was asked to stop."""
+
+ORPHAN_DRAIN_SECONDS: Final = 1.0
+"""The same when the parent is gone, and nobody would restart what the clients wait for."""
+
+
+class Lifeline(Protocol):
+    """What a process has of its parent."""
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The listening socket that the parent handed down."""
+
+    def fileno(self) -> int:
+        """Return what becomes readable when the parent is gone."""
+
+    def ready(self) -> None:
+        """Say that the process serves."""
+
+    def failed(self, error: dict[str, Any]) -> None:
+        """Say why the process cannot come up."""
+
+    def stop_requested(self) -> bool:
+        """Whether the parent is gone, or wants the process to go."""
+
+
+class Service(Protocol):
+    """What a process does."""
+
+    @property
+    def contracts(self) -> tuple[str, ...]:
+        """The contracts that it serves: ``session``, ``artifact``."""
+
+    def call(self, peer: Peer, head: Head, body: bytes) -> None:
+        """Take a call of a contract."""
+
+    def interrupt(self, error: Error) -> None:
+        """End with this error what would wait for long."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+def run(lifeline: Lifeline, name: str, start: Callable[[], Coroutine[Any, Any, Service]], log: LogStyle | None) -> None:
+    """Be the process that serves a name, until it is asked to stop.
+
+    :param lifeline: the way to the parent.
+    :param name: the name that it serves, for the title of the process and the log.
+    :param start: makes the service; an :class:`Error` that it raises is the reason why the process does not come up.
+    :param log: how to log to stderr; ``None`` leaves logging as it is.
+    """
+    setproctitle.setproctitle(f"asm: {name}")
+    if log is not None:
+        log_to_stderr(name, log)
+    asyncio.run(Server(lifeline, name).serve(start))
+
+
+class Server:
+    """Takes connections, and hands their calls to the service.
+
+    :param lifeline: the way to the parent.
+    :param name: the name that is served.
+    :param limits: what one connection may cost.
+    """
+
+    def __init__(self, lifeline: Lifeline, name: str, limits: Limits | None = None) -> None:
+        self._lifeline = lifeline
+        self._name = name
+        self._limits = limits or Limits()
+        self._peers: set[Peer] = set()
+        self._service: Service | None = None
+        self._drain_seconds = DRAIN_SECONDS
+        self._stopping = asyncio.Event()
+        self._settled = asyncio.Event()
+
+    async def serve(self, start: Callable[[], Coroutine[Any, Any, Service]]) -> None:
+        """Come up, serve, and go."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_reader(self._lifeline.fileno(), self._hear_parent)
+        service = await self._start(start)
+        if service is None:
+            return
+        self._service = service
+        try:
+            listener = await loop.create_unix_server(
+                self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **_KEEP_THE_NAME
+            )
+            self._lifeline.ready()
+            _log.info("serving", extra={"contracts": list(service.contracts)})
+            await self._stopping.wait()
+            listener.close()
+            await self._drain()
+        finally:
+            service.close()
+        _log.info("stopped")
+
+    # -- Receiver
+
+    def request(self, peer: Peer, head: Head, body: bytes) -> None:
+        """Take a call, unless the process is about to go."""
+        assert self._service is not None
+        if head.method == HELLO:
+            self._hello(peer, head, body)
+        elif self._stopping.is_set():
+            peer.answer_error(head.msgid, self._shutting_down(head.method.decode(errors="replace")))
+        else:
+            self._service.call(peer, head, body)
+
+    def response(self, peer: Peer, head: Head, body: bytes) -> None:
+        """Refuse a response: nothing was asked."""
+        raise MessageError("a response came without a request")
+
+    def notification(self, peer: Peer, head: Head, body: bytes) -> None:
+        """Cancel a call. Other notifications are for later versions, and mean nothing here."""
+        if head.method == CANCEL:
+            params = decode(memoryview(body)[head.params_at :])
+            if type(params) is list and len(params) == 1 and type(params[0]) is int:
+                peer.cancel(params[0])
+            else:
+                raise MessageError("cancel takes [msgid]")
+
+    def settled(self, peer: Peer) -> None:
+        """Note that there may be nothing left to wait for."""
+        self._settled.set()
+
+    def lost(self, peer: Peer) -> None:
+        """Forget the connection."""
+        self._peers.discard(peer)
+        self._settled.set()
+
+    # -- inside
+
+    async def _start(self, start: Callable[[], Coroutine[Any, Any, Service]]) -> Service | None:
+        """Make the service, unless it fails or nobody wants it any more."""
+        starting = asyncio.ensure_future(start())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            return None
+        try:
+            return starting.result()
+        except Error as error:
+            _log.error("cannot start", extra={"reason": str(error)})  # a reason, and no defect
+            self._lifeline.failed(error.to_map())
+            return None
+
+    def _accept(self) -> Peer:
+        peer = _Accepted(self, self._limits)
+        self._peers.add(peer)
+        return peer
+
+    def _hear_parent(self) -> None:
+        """Stop when the parent is gone or says so."""
+        if self._lifeline.stop_requested():
+            self._drain_seconds = ORPHAN_DRAIN_SECONDS
+            asyncio.get_running_loop().remove_reader(self._lifeline.fileno())
+            self._stopping.set()
+
+    def _hello(self, peer: Peer, head: Head, body: bytes) -> None:
+        assert self._service is not None
+        try:
+            arguments, _meta = decode_params(body, head)
+        except MessageError:
+            peer.malformed(head.msgid)
+            return
+        peer.relay = arguments.get("relay") is True
+        answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": list(self._service.contracts)}
+        peer.answer_result(head.msgid, answer)
+
+    async def _drain(self) -> None:
+        """Let the calls in flight finish; end those that would not."""
+        assert self._service is not None
+        self._service.interrupt(self._shutting_down("get_events"))
+        try:
+            async with asyncio.timeout(self._drain_seconds):
+                while any(peer.calls for peer in self._peers):
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            for peer in list(self._peers):
+                for msgid, call in list(peer.calls.items()):
+                    if call is not None:
+                        call.cancel()
+                    peer.answer_error(msgid, self._shutting_down(None))
+        for peer in list(self._peers):
+            peer.close()
+
+    def _shutting_down(self, operation: str | None) -> Error:
+        details: dict[str, Any] = {"reason": "shutting_down", "backend": self._name}
+        if operation is not None:
+            details["operation"] = operation
+        return Error("storage_error", f"{self._name} is shutting down", details=details)
+
+
+class _Accepted(Peer):
+    """A connection that somebody made to us."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Turn away who may not connect."""
+        super().connection_made(transport)
+        if not may_connect(transport.get_extra_info("socket")):
+            self.refuse("it belongs to another user")
+
+
+_KEEP_THE_NAME: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""The parent owns the socket's path; asyncio must not remove it."""

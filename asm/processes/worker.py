@@ -1,0 +1,76 @@
+"""The worker: a process that holds one adapter and serves it on a name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from asm.adapters import load
+from asm.core.errors import Error
+from asm.processes import server
+from asm.processes.backends import Backend, perform
+from asm.processes.logs import LogStyle
+from asm.processes.peers import Peer
+from asm.processes.server import Lifeline
+from asm.wire.messages import Head
+
+__all__ = ["Worker", "main", "open_store"]
+
+_log = logging.getLogger(__name__)
+
+
+def main(lifeline: Lifeline, *, name: str, store: str | type, options: Mapping[str, Any], log: LogStyle | None = None) -> None:
+    """Be a worker: what its process runs.
+
+    :param lifeline: the way to the parent.
+    :param name: the name to serve.
+    :param store: the adapter, as a class or as a reference that :func:`asm.adapters.load` knows.
+    :param options: the keyword arguments of its constructor.
+    :param log: how to log.
+    """
+
+    async def start() -> Worker:
+        opened = await asyncio.to_thread(open_store, name, store, options)
+        return Worker(Backend(name, opened))
+
+    server.run(lifeline, name, start, log)
+
+
+class Worker:
+    """The service of one backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.contracts = (backend.contract,)
+
+    def call(self, peer: Peer, head: Head, body: bytes) -> None:
+        """Take a call to the backend."""
+        perform(self._backend, peer, head, body)
+
+    def interrupt(self, error: Error) -> None:
+        """End the long-polls."""
+        self._backend.interrupt(error)
+
+    def close(self) -> None:
+        """Close the adapter."""
+        self._backend.close()
+
+
+def open_store(name: str, store: str | type, options: Mapping[str, Any]) -> Any:
+    """Make an adapter.
+
+    :raises Error: what its constructor raises; anything else than an :class:`Error` becomes a ``storage_error``.
+    """
+    kind = load(store) if isinstance(store, str) else store
+    try:
+        return kind(**options)
+    except Error:
+        raise
+    except Exception as error:
+        _log.exception("a store could not be opened", extra={"store": kind.__qualname__})
+        details = {"backend": name, "exception": type(error).__name__, "text": str(error)[:1000]}
+        raise Error(
+            "storage_error", f"{kind.__qualname__} of {name} could not be opened: {error!r}", details=details
+        ) from error
