@@ -1,0 +1,89 @@
+"""The store that programs running AI agents keep their work in: sessions, runs and events, and artifacts, behind one name.
+
+::
+
+    import asm
+
+    store = asm.connect("MyApp.Store")
+    session = asm.Session.new(agent_id="my-agent")
+    store.save_session(session)
+    store.append_event(asm.Event.new(type="session_created", session_id=session.id))
+    store.put(f"patch-{session.id}", patch)
+
+A client needs nothing but msgpack; the stores themselves and asyncio are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from asm._version import __version__
+from asm.client.blocking import Client, connect
+from asm.core.errors import (
+    ConcurrencyError,
+    Error,
+    ExecutionError,
+    ProviderError,
+    ResourceError,
+    StateError,
+    StorageError,
+    ToolError,
+    ValidationError,
+)
+from asm.core.values import ArtifactInfo, Event, EventType, Run, RunStatus, Session, SessionStatus
+from asm.ports import ArtifactStore, SessionStore
+
+if TYPE_CHECKING:
+    from asm import aio
+    from asm.adapters.files import FileArtifactStore
+    from asm.adapters.memory import InMemorySessionStore
+    from asm.adapters.sql import SqlSessionStore
+    from asm.linked import CompositeSessionStore, Handle
+
+__all__ = [
+    "ArtifactInfo",
+    "ArtifactStore",
+    "Client",
+    "CompositeSessionStore",
+    "ConcurrencyError",
+    "Error",
+    "Event",
+    "EventType",
+    "ExecutionError",
+    "FileArtifactStore",
+    "Handle",
+    "InMemorySessionStore",
+    "ProviderError",
+    "ResourceError",
+    "Run",
+    "RunStatus",
+    "Session",
+    "SessionStatus",
+    "SessionStore",
+    "SqlSessionStore",
+    "StateError",
+    "StorageError",
+    "ToolError",
+    "ValidationError",
+    "__version__",
+    "aio",
+    "connect",
+]
+
+_LATER: Final = {
+    "CompositeSessionStore": "asm.linked",
+    "FileArtifactStore": "asm.adapters",
+    "Handle": "asm.linked",
+    "InMemorySessionStore": "asm.adapters",
+    "SqlSessionStore": "asm.adapters",
+}
+"""What is imported when it is asked for, and from where."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return importlib.import_module("asm.aio")
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
