@@ -1,0 +1,301 @@
+"""The configuration: a TOML file, read and checked as a whole before anything starts.
+
+    file ──► TOML ──► ${VAR} from the environment ──► tables and types ──► stores and references ──► Settings
+
+Every problem is found in one pass, and each is told with its place in the file and what to do. Nothing is touched: a
+store's own options are checked against the parameters of its constructor, and by its ``preflight``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from asm.adapters import contract_of, load
+from asm.core.errors import Error
+from asm.wire.names import check_name, find_runtime_dir, socket_path
+
+__all__ = ["BackendSettings", "CompositeSettings", "ConfigError", "ModuleSettings", "Settings", "SupervisorSettings", "read"]
+
+VARIABLE: Final = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+"""``${VAR}`` and ``${VAR:-default}``; ``$${`` stands for a literal ``${``."""
+
+
+class ConfigError(Exception):
+    """What is wrong with a configuration: one line a problem.
+
+    :param path: the file.
+    :param problems: each with its place in the file.
+    """
+
+    def __init__(self, path: str, problems: list[str]) -> None:
+        super().__init__(path, problems)
+        self.path = path
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(f"{self.path}: {problem}" for problem in self.problems)
+
+
+def _name(value: str) -> str:
+    try:
+        return check_name(value)
+    except Error as error:
+        raise ValueError(error.message) from error
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SupervisorSettings(_Table):
+    """``[supervisor]``: how the tree is kept up."""
+
+    name: Name
+    """What the tree is called, in the title of its process and in its log."""
+    strategy: Literal["one_for_one"] = "one_for_one"
+    """Who is restarted when a child crashes."""
+    max_restarts: Annotated[int, Field(ge=0)] = 10
+    """With more restarts than this within ``max_seconds``, the tree gives up."""
+    max_seconds: Seconds = 30.0
+    runtime_dir: str | None = None
+    """The directory with the sockets; by default ``ASM_RUNTIME_DIR``, then the usual places."""
+    start_method: Literal["forkserver", "spawn", "fork"] = "forkserver"
+    """How processes are made."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class ModuleSettings(BaseModel):
+    """``{ store = "sql", url = "…" }``: a store that needs no process of its own. Other keys are its options."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    store: str
+    """``memory``, ``sql``, ``file``, or ``package.module:Class``."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the store's constructor."""
+        return dict(self.model_extra or {})
+
+
+class BackendSettings(ModuleSettings):
+    """``[[backend]]``: a store in a process of its own. Keys that are not below are its options."""
+
+    name: Name
+    start_timeout: Seconds = 30.0
+    """How many seconds it may take to come up."""
+    stop_timeout: Seconds = 10.0
+    """How many seconds it may take to stop before it is killed."""
+
+
+class CompositeSettings(_Table):
+    """``[composite]`` or ``[[composite]]``: the name that puts two stores together."""
+
+    name: Name
+    session_store: str | ModuleSettings
+    artifact_store: str | ModuleSettings
+    start_timeout: Seconds = 30.0
+    stop_timeout: Seconds = 10.0
+
+    def references(self) -> Iterator[tuple[str, str, str | ModuleSettings]]:
+        """Return key, contract and reference of both stores."""
+        yield "session_store", "session", self.session_store
+        yield "artifact_store", "artifact", self.artifact_store
+
+
+class Settings(_Table):
+    """A whole configuration."""
+
+    supervisor: SupervisorSettings
+    backend: list[BackendSettings] = Field(default_factory=list)
+    composite: list[CompositeSettings]
+
+    @property
+    def runtime_dir(self) -> str:
+        """The directory with the sockets of this tree."""
+        return find_runtime_dir(self.supervisor.runtime_dir)
+
+
+def read(path: str | os.PathLike[str]) -> Settings:
+    """Read a configuration and check all of it.
+
+    :param path: a TOML file.
+    :raises ConfigError: with every problem that was found.
+    """
+    shown = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(shown, [f"cannot be read: {why}"]) from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(shown, [f"is no TOML: {error}"]) from error
+
+    problems: list[str] = []
+    tables = _expand(tables, "", problems)
+    if isinstance(tables.get("composite"), dict):
+        tables["composite"] = [tables["composite"]]
+    if problems:
+        raise ConfigError(shown, problems)
+    try:
+        settings = Settings.model_validate(tables)
+    except pydantic.ValidationError as error:
+        raise ConfigError(shown, [_problem(item) for item in error.errors()]) from error
+    if problems := list(_check(settings)):
+        raise ConfigError(shown, problems)
+    return settings
+
+
+def _expand(value: Any, where: str, problems: list[str]) -> Any:
+    """Replace ``${VAR}`` in every string. Only the name of a variable is ever told, never what it holds."""
+    if isinstance(value, dict):
+        return {key: _expand(item, f"{where}.{key}" if where else key, problems) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{where}[{index}]", problems) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        escaped, name, default = match.groups()
+        if escaped:
+            return match[0][1:]
+        found = os.environ.get(name) or default
+        if found is None:
+            problems.append(f"{where}: the environment variable {name} is not set; set it, or give a default: ${{{name}:-…}}")
+            return ""
+        return found
+
+    return VARIABLE.sub(replacement, value)
+
+
+def _problem(item: Any) -> str:
+    """Say what pydantic found as a person would."""
+    place = [part for part in item["loc"] if part not in ("str", "ModuleSettings")]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    if item["type"] == "missing":
+        return f"{where}: is missing; add it"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: is no key that exists here; remove it or correct its name. {_known_keys(place)}"
+    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _known_keys(place: list[Any]) -> str:
+    models: dict[Any, type[BaseModel]] = {"supervisor": SupervisorSettings, "composite": CompositeSettings}
+    model = models.get(place[0], Settings) if len(place) > 1 else Settings
+    return f"Known: {', '.join(model.model_fields)}"
+
+
+def _check(settings: Settings) -> Iterator[str]:
+    """Find what is wrong between the tables, and in the options of the stores."""
+    seen: dict[str, str] = {}
+    for where, table in [*_numbered("backend", settings.backend), *_numbered("composite", settings.composite)]:
+        if table.name in seen:
+            yield f"{where}.name: {table.name!r} is the name of {seen[table.name]} already; choose another"
+        seen.setdefault(table.name, where)
+        try:
+            socket_path(table.name, settings.runtime_dir)
+        except Error as error:
+            yield f"{where}.name: {error.message}"
+    if not settings.composite:
+        yield "composite: is missing; add a table [composite] with name, session_store and artifact_store"
+
+    contracts: dict[str, str] = {}
+    for where, backend in _numbered("backend", settings.backend):
+        contract, problems = _check_store(backend.store, backend.options, where)
+        yield from problems
+        contracts[backend.name] = contract
+    for where, composite in _numbered("composite", settings.composite):
+        for key, wanted, reference in composite.references():
+            yield from _check_reference(f"{where}.{key}", reference, wanted, contracts, settings.runtime_dir)
+
+
+def _numbered(kind: str, tables: list[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"{kind}[{index}]", table) for index, table in enumerate(tables))
+
+
+def _check_store(store: str, options: Mapping[str, Any], where: str) -> tuple[str, list[str]]:
+    """Return the contract of a store (empty if there is no such store) and what is wrong with its options."""
+    try:
+        kind = load(store)
+        contract = contract_of(kind)
+    except Error as error:
+        return "", [f"{where}.store: {error.message}"]
+    if problems := [f"{where}{problem}" for problem in _check_options(kind, options)]:
+        return contract, problems
+    if preflight := getattr(kind, "preflight", None):
+        try:
+            preflight(**options)
+        except Error as error:
+            field = error.details.get("field")
+            return contract, [f"{where}{f'.{field}' if field in options else ''}: {error.message}"]
+    return contract, []
+
+
+def _check_options(kind: type, options: Mapping[str, Any]) -> Iterator[str]:
+    """Compare options with the keyword parameters of a constructor."""
+    constructor: Any = kind.__init__  # type: ignore[misc]  # it is this class that will be called
+    hints = typing.get_type_hints(constructor)
+    fields: dict[str, Any] = {}
+    open_ended = False
+    for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            open_ended = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+    model = pydantic.create_model(
+        kind.__name__,
+        __config__=ConfigDict(extra="allow" if open_ended else "forbid", strict=True, arbitrary_types_allowed=True),
+        **fields,
+    )
+    try:
+        model.model_validate(dict(options))
+    except pydantic.ValidationError as error:
+        for item in error.errors():
+            name = item["loc"][0]
+            if item["type"] == "extra_forbidden":
+                yield f".{name}: {kind.__name__} has no such option; it takes: {', '.join(fields) or 'none'}"
+            elif item["type"] == "missing":
+                yield f".{name}: is missing; {kind.__name__} needs it"
+            else:
+                yield f".{name}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _check_reference(
+    where: str, reference: str | ModuleSettings, wanted: str, contracts: Mapping[str, str], runtime_dir: str
+) -> Iterator[str]:
+    """Find what is wrong with what a composite refers to."""
+    if isinstance(reference, ModuleSettings):
+        contract, problems = _check_store(reference.store, reference.options, where)
+        yield from problems
+        if contract and contract != wanted:
+            yield f"{where}.store: {reference.store!r} is no {wanted} store, but one of the {contract} contract"
+        return
+    if reference in contracts:
+        if contracts[reference] not in ("", wanted):
+            yield f"{where}: {reference!r} is no {wanted} store, but one of the {contracts[reference]} contract"
+        return
+    try:
+        path = socket_path(reference, runtime_dir)
+    except Error as error:
+        yield f"{where}: {error.message}"
+        return
+    if not os.path.exists(path):  # noqa: PTH110  # the path is text everywhere else
+        known = ", ".join(contracts) or "none"
+        yield f"{where}: {reference!r} is no backend of this file (there are: {known}), and no store runs under this name"

@@ -1,0 +1,132 @@
+"""From settings to a tree of processes: where the stores meet the supervisor, which knows nothing of them.
+
+::
+
+    Settings ──► a ChildSpec for each backend, in the order of the file ──► one for each composite ──► Supervisor
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from asm.adapters import STORES
+from asm.config import BackendSettings, CompositeSettings, ModuleSettings, Settings
+from asm.processes import composite, worker
+from asm.processes.composite import Module, Named
+from asm.processes.logs import LogStyle
+from asm.wire.names import prepare_runtime_dir, socket_path
+from supervisor import ChildSpec, Exit, Snapshot, Supervisor
+
+__all__ = ["PRELOAD", "Exit", "Snapshot", "build", "composite_spec", "preload", "specs", "worker_spec"]
+
+PRELOAD: Final = ("asm.processes.worker", "asm.processes.composite")
+"""What the fork server imports once for all children, beside the stores that are used."""
+
+
+def build(settings: Settings, log: LogStyle, on_ready: Callable[[list[Snapshot]], None]) -> Supervisor:
+    """Return the supervisor of a tree, with nothing started yet.
+
+    :param settings: a configuration that was checked.
+    :param log: how the children log.
+    :param on_ready: told once, when all children are ready.
+    :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
+    """
+    prepare_runtime_dir(settings.runtime_dir)
+    tree = settings.supervisor
+    return Supervisor(
+        specs(settings, log),
+        name=tree.name,
+        strategy=tree.strategy,
+        max_restarts=tree.max_restarts,
+        max_seconds=tree.max_seconds,
+        start_method=tree.start_method,
+        preload=preload(_stores(settings)),
+        on_ready=on_ready,
+    )
+
+
+def specs(settings: Settings, log: LogStyle) -> list[ChildSpec]:
+    """Return the children of a tree in the order in which they start: the backends as declared, then the composites."""
+    runtime_dir = settings.runtime_dir
+    return [
+        *(_backend(backend, runtime_dir, log) for backend in settings.backend),
+        *(_composite(item, runtime_dir, log) for item in settings.composite),
+    ]
+
+
+def worker_spec(
+    name: str, store: str | type, options: Mapping[str, Any], path: str, log: LogStyle | None = None, **more: Any
+) -> ChildSpec:
+    """Return the specification of a worker: one store, served on the socket at ``path``."""
+    kind = store if isinstance(store, str) else store.__qualname__
+    kwargs = {"name": name, "store": store, "options": dict(options), "log": log}
+    return ChildSpec(name=name, target=worker.main, kwargs=kwargs, listen=Path(path), description=f"worker: {kind}", **more)
+
+
+def composite_spec(
+    name: str,
+    session_store: Named | Module,
+    artifact_store: Named | Module,
+    path: str,
+    log: LogStyle | None = None,
+    **more: Any,
+) -> ChildSpec:
+    """Return the specification of a composite: two stores behind one name, served on the socket at ``path``."""
+    kwargs = {"name": name, "session_store": session_store, "artifact_store": artifact_store, "log": log}
+    description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
+    return ChildSpec(name=name, target=composite.main, kwargs=kwargs, listen=Path(path), description=description, **more)
+
+
+def preload(stores: Sequence[str | type]) -> tuple[str, ...]:
+    """Return the modules that the fork server imports once, so that its children need not."""
+    references = [STORES.get(store, store) for store in stores if isinstance(store, str)]
+    return (*PRELOAD, *dict.fromkeys(reference.partition(":")[0] for reference in references))
+
+
+def _backend(backend: BackendSettings, runtime_dir: str, log: LogStyle) -> ChildSpec:
+    return worker_spec(
+        backend.name,
+        backend.store,
+        backend.options,
+        socket_path(backend.name, runtime_dir),
+        log,
+        start_timeout=backend.start_timeout,
+        stop_timeout=backend.stop_timeout,
+    )
+
+
+def _composite(item: CompositeSettings, runtime_dir: str, log: LogStyle) -> ChildSpec:
+    return composite_spec(
+        item.name,
+        _reference(item.session_store, f"{item.name}:session_store", runtime_dir),
+        _reference(item.artifact_store, f"{item.name}:artifact_store", runtime_dir),
+        socket_path(item.name, runtime_dir),
+        log,
+        start_timeout=item.start_timeout,
+        stop_timeout=item.stop_timeout,
+    )
+
+
+def _reference(reference: str | ModuleSettings, name: str, runtime_dir: str) -> Named | Module:
+    if isinstance(reference, ModuleSettings):
+        return Module(name, reference.store, reference.options)
+    return Named(reference, socket_path(reference, runtime_dir))
+
+
+def _described(reference: Named | Module) -> str:
+    if isinstance(reference, Named):
+        return reference.name
+    return f"{reference.store if isinstance(reference.store, str) else reference.store.__qualname__} (inside)"
+
+
+def _stores(settings: Settings) -> list[str]:
+    """Return every store that the tree uses."""
+    inside = [
+        reference.store
+        for item in settings.composite
+        for _key, _contract, reference in item.references()
+        if isinstance(reference, ModuleSettings)
+    ]
+    return [*(backend.store for backend in settings.backend), *inside]

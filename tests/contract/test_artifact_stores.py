@@ -1,0 +1,5 @@
+from asm.testing import ArtifactStoreContract
+
+
+class TestArtifactStores(ArtifactStoreContract):
+    """The suite, on every artifact store."""

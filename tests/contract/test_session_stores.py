@@ -1,0 +1,5 @@
+from asm.testing import SessionStoreContract
+
+
+class TestSessionStores(SessionStoreContract):
+    """The suite, on every session store."""

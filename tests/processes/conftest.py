@@ -1,0 +1,186 @@
+"""Real trees for the tests: ``asm-supervise`` in a process of its own, below a runtime directory of its own."""
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+import asm
+
+PATIENCE = 30.0
+"""Seconds after which a test gives up on an event. Nothing should take a tenth of it."""
+
+PROGRAM = Path(sys.executable).with_name("asm-supervise")
+
+STORES = Path(__file__).parent / "stores"
+"""Stores that misbehave on purpose, importable in every tree."""
+
+
+class Tree:
+    """A running ``asm-supervise``."""
+
+    def __init__(self, config, runtime_dir, *arguments, cwd, env=None):
+        self.runtime_dir = runtime_dir
+        environment = {
+            **os.environ,
+            "ASM_RUNTIME_DIR": str(runtime_dir),
+            "PYTHONPATH": os.pathsep.join([str(STORES), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            **(env or {}),
+        }
+        self.process = subprocess.Popen(
+            [PROGRAM, str(config), *arguments],
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.stdout, self.stderr = [], []
+        self._lines = queue.SimpleQueue()
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self.stdout), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self.stderr), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream, lines):
+        for line in stream:
+            lines.append(line.rstrip("\n"))
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def wait_for(self, text):
+        """Wait until a line with this text was written."""
+        if any(text in line for line in [*self.stdout, *self.stderr]):
+            return self
+        ends = 0
+        while ends < 2:
+            line = self._lines.get(timeout=PATIENCE)
+            if line is None:
+                ends += 1
+            elif text in line:
+                return self
+        pytest.fail(f"the tree ended without {text!r}: " + "\n".join([*self.stdout, *self.stderr]))
+
+    def wait_ready(self):
+        return self.wait_for("ready: ")
+
+    def connect(self, name="MyApp.Store", **options):
+        return asm.connect(name, runtime_dir=self.runtime_dir, **options)
+
+    def aconnect(self, name="MyApp.Store", **options):
+        return asm.aio.connect(name, runtime_dir=self.runtime_dir, **options)
+
+    def processes(self):
+        """Every process of the tree but the supervisor."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def child(self, name):
+        """The process that serves a name."""
+        found = [process for process in self.processes() if process.cmdline()[:1] == [f"asm: {name}"]]
+        assert len(found) == 1, f"{len(found)} processes serve {name}"
+        return found[0]
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self):
+        """Wait for the end; return the exit code."""
+        code = self.process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return code
+
+    def stop(self):
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def close(self):
+        """End whatever is left, however the test ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left = self.processes()
+            if self.process.poll() is None:
+                for process in left:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.resume()
+                self.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(PATIENCE)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def runtime_dir():
+    """A runtime directory with a path that is short enough for sockets."""
+    path = tempfile.mkdtemp(prefix="asm-")
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def trees(tmp_path, runtime_dir):
+    """A function that starts a tree from the text of a configuration."""
+    started = []
+
+    def start(config, *arguments, runtime_dir=runtime_dir, **options):
+        path = tmp_path / f"tree{len(started)}.toml"
+        path.write_text(config)
+        tree = Tree(path, runtime_dir, *arguments, cwd=tmp_path, **options)
+        started.append(tree)
+        return tree
+
+    yield start
+    for tree in started:
+        tree.close()
+
+
+SQL_AND_FILES = """
+[supervisor]
+name = "dev"
+
+[[backend]]
+name = "dev.sessions"
+store = "sql"
+url = "sqlite:///var/asm.db"
+
+[[backend]]
+name = "dev.artifacts"
+store = "file"
+root = "var/artifacts"
+
+[composite]
+name = "MyApp.Store"
+session_store = "dev.sessions"
+artifact_store = "dev.artifacts"
+"""
+
+MEMORY_AND_FILES = SQL_AND_FILES.replace('store = "sql"\nurl = "sqlite:///var/asm.db"', 'store = "memory"')
+
+
+@pytest.fixture(params=[SQL_AND_FILES, MEMORY_AND_FILES], ids=["sql+files", "memory+files"])
+def any_tree(request, trees):
+    """A tree that is ready: SQLite + files, then memory + files."""
+    return trees(request.param).wait_ready()
+
+
+@pytest.fixture
+def tree(trees):
+    """A tree that is ready, with SQLite + files."""
+    return trees(SQL_AND_FILES).wait_ready()
