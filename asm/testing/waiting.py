@@ -13,10 +13,10 @@ from asm.testing.samples import at, event, run, session
 
 __all__ = ["Waiting"]
 
-LONG: int = 100_000
+LONG: int = 30_000
 """Milliseconds that no test waits for: who is not woken shows up as a test that ran out of time."""
 
-PATIENCE: float = 60
+PATIENCE: float = 20
 """Seconds until a test gives up."""
 
 

@@ -34,7 +34,8 @@ IDS: Final = 500
 class SqlSessionStore(Adapter):
     """A session store in SQLite. Any number of threads may use it, and any number of processes one file.
 
-    What a call acknowledged survives a power loss.
+    What a call acknowledged survives a power loss. A ``get_events`` that waits is woken by what is appended through the
+    same store; what another process appends to the file, it finds when its time is up.
 
     :param url: of the database, ``sqlite:///path/to/file.db``. The file, its directories and its tables are made if
         they are missing.

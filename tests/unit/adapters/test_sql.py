@@ -369,6 +369,19 @@ def test_what_users_store_is_not_in_tracebacks(explosive):
     assert "secret" not in f"{caught.value!r} {caught.value.details} {caught.value.__cause__}"
 
 
+def test_what_another_process_appends_is_found_when_the_time_is_up(store, path, monkeypatch):
+    look = store._database.read
+    with SqlSessionStore(url=f"sqlite:///{path}") as other:
+
+        def look_then_append(function):
+            found = look(function)
+            other.append_event(event(id="evt"))
+            return found
+
+        monkeypatch.setattr(store._database, "read", look_then_append)
+        assert [item.id for item in store.get_events("ses", wait_timeout_ms=1)] == ["evt"]
+
+
 # -- Locks ----------------------------------------------------------------------------------------------------------
 
 
