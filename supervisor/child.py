@@ -30,6 +30,10 @@ logger = logging.getLogger("supervisor")
 EOF_PATIENCE: Final = 1.0
 """How many seconds a process may be there after it closed its lifeline. One that exits is gone within milliseconds."""
 
+WAIT_AT_MOST: Final = 1.0
+"""How many seconds one who drives a child alone waits without a look at Python's signals: one that comes right before the
+system call does not interrupt it, and a program has no wake-up descriptor for it as the supervisor has."""
+
 KILL_PATIENCE: Final = 5.0
 """How many seconds a stop waits for a killed process. Only one that is stuck in the kernel needs more."""
 
@@ -214,7 +218,8 @@ class Child:
                 if done():
                     return
                 files, deadline = self.files(), self.deadline
-            wait(files, None if deadline is None else deadline - time.monotonic())
+            left = WAIT_AT_MOST if deadline is None else min(deadline - time.monotonic(), WAIT_AT_MOST)
+            wait(files, left)
 
     def _settle(self) -> None:
         """Take note of what has happened. One that ended stays so, because nobody restarts it."""
