@@ -14,23 +14,23 @@ CHUNK: Final = 1024 * 1024
 """How many bytes move at a time. No more of an artifact is in memory than a few of these."""
 
 
-def chunks(data: Data) -> Iterator[memoryview]:
-    """Yield the bytes of ``data`` in order, at most :data:`CHUNK` of them at a time.
+def chunks(data: Data, size: int = CHUNK) -> Iterator[memoryview]:
+    """Yield the bytes of ``data`` in order, at most ``size`` of them at a time.
 
     :param data: bytes or another buffer, a readable binary file, or an iterable of bytes. A file is not closed.
     :raises Error: ``validation_error`` for what gives something else than bytes. What a file or an iterable
         itself raises comes through.
     """
-    for piece in _pieces(data):
-        for start in range(0, len(piece), CHUNK):
-            yield piece[start : start + CHUNK]
+    for piece in _pieces(data, size):
+        for start in range(0, len(piece), size):
+            yield piece[start : start + size]
 
 
-def _pieces(data: Any) -> Iterator[memoryview]:
+def _pieces(data: Any, size: int) -> Iterator[memoryview]:
     if isinstance(data, bytes | bytearray | memoryview):
         yield _flat(data)
     elif callable(read := getattr(data, "read", None)):
-        while piece := _bytes(read(CHUNK), "data.read()"):
+        while piece := _bytes(read(size), "data.read()"):
             yield piece
     elif (view := _view(data)) is not None:  # an array, say, which could be iterated as well
         yield _flat(view)

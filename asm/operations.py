@@ -50,6 +50,8 @@ class Operation:
     result: Any
     """The annotation of what it returns."""
     signature: inspect.Signature
+    data_parameter: str | None
+    """The parameter that is the bytes of an artifact, which may be more than fit into a message."""
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Check the arguments of a call; return those that were given, by name, each in its normal form.
@@ -172,7 +174,8 @@ def _operations() -> dict[str, Operation]:
                 continue
             hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
             parameters = {item.name: _parameter(item, hints[item.name]) for item in list(signature.parameters.values())[1:]}
-            found[name] = Operation(name, contract, parameters, hints["return"], signature)
+            data = next((item.name for item in parameters.values() if item.annotation == Data), None)
+            found[name] = Operation(name, contract, parameters, hints["return"], signature, data)
     return found
 
 

@@ -239,6 +239,11 @@ class Lifeline:
             # Whoever does not keep the protocol is not our parent.
             return self._stop_requested or self._end.eof or self._end.broken is not None
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether the parent is gone, as far as :meth:`stop_requested` has seen."""
+        return self._end.eof
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the parent is gone or asks to stop; return whether it did within ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -11,33 +11,39 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Generator
-from typing import Any, BinaryIO, Final, Self
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Iterator
+from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from asm.client.async_store import AsyncStore
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
+    Broken,
+    Late,
+    Outgoing,
     check_timeout,
     closed,
     connection_lost,
     not_reachable,
+    outgoing,
     proxies,
-    request_frame,
     timed_out,
-    total_seconds,
 )
 from asm.core.errors import Error
 from asm.operations import Operation
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame
-from asm.wire.messages import CANCEL, RESPONSE, MessageError, Packer, decode_response, read_head
+from asm.wire.messages import CANCEL, RESPONSE, Head, MessageError, Packer, decode_response, read_head
 from asm.wire.names import socket_path
+from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["AsyncClient", "AsyncReader", "connect"]
 
 RECEIVE_BYTES: Final = 256 * 1024
 MAX_UNSENT: Final = 1024 * 1024
 """With this many bytes that the store has not taken, further calls wait before they are sent."""
+
+T = TypeVar("T")
 
 
 def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = DEFAULT_TIMEOUT) -> AsyncClient:
@@ -58,16 +64,23 @@ def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, tim
 class AsyncReader:
     """The bytes of an artifact, read piece by piece. An asynchronous context manager and iterator of chunks."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._rest = first
+        self._pieces = pieces
 
     async def read(self, size: int = -1) -> bytes:
         """Return up to ``size`` bytes, all that is left by default, and nothing at the end."""
-        return self._file.read(size)
+        if size < 0:
+            first, self._rest = self._rest, b""
+            return b"".join([first, *[piece async for piece in self._pieces]])
+        if not self._rest:
+            self._rest = await anext(self._pieces, b"")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
 
     async def aclose(self) -> None:
         """Stop reading."""
-        self._file.close()
+        await self._pieces.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,7 +89,7 @@ class AsyncReader:
         await self.aclose()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunk := await self.read(256 * 1024):
+        while chunk := await self.read(PIECE):
             yield chunk
 
 
@@ -121,30 +134,77 @@ class AsyncClient(AsyncStore):
         """Make a call and return its result."""
         if self._closed:
             raise closed(self.name)
-        seconds = total_seconds(self._timeout, arguments)
+        if operation.data_parameter is None:
+            call = outgoing(operation, arguments, self._timeout)
+        else:  # a file or an iterable may take its time
+            call = await asyncio.to_thread(outgoing, operation, arguments, self._timeout)
+        if call.downloads:
+            pieces = self._download(call)
+            first = await anext(pieces)  # an artifact that is not there is told now, and not while reading
+            reader = AsyncReader(first, pieces)
+            return reader if operation.result is BinaryIO else await reader.read()
         try:
-            async with asyncio.timeout(seconds):
-                connection = await self._connected(seconds)
-                result = await connection.call(operation, arguments, seconds)
-        except TimeoutError:
-            raise timed_out(self.name, operation, seconds) from None
-        except (OSError, FrameError, MessageError) as error:
+            connection = await self._connected(call.seconds)
+            result = await connection.exchange(call)
+        except Late:
+            raise timed_out(self.name, operation, call.seconds) from None
+        except Broken as error:
             raise connection_lost(self.name, operation) from error
-        decoded = decode_result(operation, result)
-        return AsyncReader(decoded) if operation.result is BinaryIO else decoded
+        return decode_result(operation, result)
+
+    async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
+        """Send a call whose result comes in pieces, and yield them."""
+        try:
+            connection = await self._connected(call.seconds)
+            async for piece in connection.download(call):
+                yield piece
+        except Late:
+            raise timed_out(self.name, call.operation, call.seconds) from None
+        except Broken as error:
+            raise connection_lost(self.name, call.operation) from error
 
     async def _connected(self, seconds: float) -> _Connection:
-        """Return the connection of this process and loop, made now if there is none."""
+        """Return the connection of this process and loop, made now if there is none.
+
+        :raises Late: when it takes longer than that many seconds.
+        """
         connection = self._connection
         if connection is None or not connection.usable():
             if connection is not None:
                 connection.abandon()
             connection = self._connection = _Connection(self.path)
-        try:
-            await connection.open()
-        except OSError as error:
-            raise not_reachable(self.name, self.path, error) from error
+        if not connection.is_open:
+            try:
+                await _within(seconds, connection.open())
+            except OSError as error:
+                raise not_reachable(self.name, self.path, error) from error
         return connection
+
+
+class _Pending:
+    """A call that waits for its answer, and for what comes before it."""
+
+    __slots__ = ("answer", "changed", "pieces", "window")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.answer: asyncio.Future[Any] = loop.create_future()
+        self.changed: asyncio.Event | None = None
+        """Set when a message of the call's stream, or the answer, came."""
+        self.pieces: deque[bytes] = deque()
+        self.window = WINDOW
+
+    def notify(self) -> None:
+        if self.changed is not None:
+            self.changed.set()
+
+    async def change(self, seconds: float) -> None:
+        """Wait for the next message.
+
+        :raises Late: when none came within so many seconds.
+        """
+        assert self.changed is not None
+        await _within(seconds, self.changed.wait())
+        self.changed.clear()
 
 
 class _Connection:
@@ -155,18 +215,18 @@ class _Connection:
     """
 
     def __init__(self, path: str) -> None:
+        self.is_open = False
         self._path = path
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.setblocking(False)
         self._opening: asyncio.Task[None] | None = None
-        self._open = False
-        self._lost: Exception | None = None
+        self._lost: Broken | None = None
         self._packer = Packer()
         self._splitter = Splitter()
         self._msgid = 0
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, _Pending] = {}
         self._outgoing = bytearray()
         self._flushing = False
         self._may_send = asyncio.Event()
@@ -181,49 +241,102 @@ class _Connection:
 
         :raises OSError: when nobody listens.
         """
-        if not self._open:
-            if self._opening is None:
-                self._opening = asyncio.create_task(self._connect())
-            await asyncio.shield(self._opening)
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect())
+        await asyncio.shield(self._opening)
 
-    async def call(self, operation: Operation, arguments: dict[str, Any], seconds: float) -> Any:
-        """Send a call and return its result, not yet decoded to values."""
-        await self._may_send.wait()
-        if self._lost is not None:
-            raise self._lost
-        msgid = self._msgid = (self._msgid + 1) & 0xFFFFFFFF
-        request = request_frame(self._packer, msgid, operation, arguments, seconds)
-        answer = self._waiting[msgid] = self._loop.create_future()
-        self._send(request)
+    async def exchange(self, call: Outgoing) -> Any:
+        """Send a call with all of its data; return its result as it travelled.
+
+        :raises Error: what the store answered.
+        :raises Late, Broken: why there is no answer.
+        """
+        msgid, pending = await self._begin(call)
         try:
-            return await answer
+            if call.pieces is not None:
+                await self._upload(call.pieces, msgid, pending, call.seconds)
+            return await _within(call.seconds, pending.answer)
         finally:
-            if self._waiting.pop(msgid, None) is not None:  # no answer came: the task was cancelled, or its time is up
-                self._send(frame(self._packer.notification(CANCEL, [msgid])))
+            self._end(msgid)
+
+    async def download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
+        """Send a call whose result comes in pieces, and yield them. Raises as :meth:`exchange`."""
+        msgid, pending = await self._begin(call)
+        pending.changed = asyncio.Event()
+        taken = 0
+        try:
+            while True:
+                while pending.pieces:
+                    piece = pending.pieces.popleft()
+                    taken += len(piece)
+                    if taken >= WINDOW // 4:
+                        self._send(frame(more(self._packer, msgid, taken)))
+                        taken = 0
+                    yield piece
+                if pending.answer.done():
+                    yield pending.answer.result()
+                    return
+                await pending.change(call.seconds)
+        finally:
+            self._end(msgid)
 
     def close(self) -> None:
         """Close the connection; whoever waits for an answer is told."""
         if self._pid == os.getpid() and not self._loop.is_closed():
-            self._lose(ConnectionAbortedError("the handle was closed"))
+            self._lose(Broken("the handle was closed"))
         else:
             self.abandon()
 
     def abandon(self) -> None:
         """Let go of a connection that belongs to another process or loop, without touching that loop."""
-        self._lost = self._lost or ConnectionAbortedError("the connection belongs to another process or event loop")
+        self._lost = self._lost or Broken("the connection belongs to another process or event loop")
         self._socket.close()
+
+    # -- inside
+
+    async def _begin(self, call: Outgoing) -> tuple[int, _Pending]:
+        """Send the request of a call."""
+        if not self._may_send.is_set():
+            await _within(call.seconds, self._may_send.wait())
+        if self._lost is not None:
+            raise self._lost
+        self._msgid = (self._msgid + 1) & 0xFFFFFFFF
+        request = call.frame(self._packer, self._msgid)
+        pending = self._waiting[self._msgid] = _Pending(self._loop)
+        self._send(request)
+        return self._msgid, pending
+
+    def _end(self, msgid: int) -> None:
+        """Forget a call. If no answer came, because its task was cancelled or its time is up, the store is told."""
+        pending = self._waiting.pop(msgid, None)
+        if pending is not None:
+            pending.answer.cancel()
+            self._send(frame(self._packer.notification(CANCEL, [msgid])))
+
+    async def _upload(self, pieces: Iterator[memoryview], msgid: int, pending: _Pending, seconds: float) -> None:
+        """Send the data of a call as fast as it may come, unless the store has answered already."""
+        pending.changed = asyncio.Event()
+        while not pending.answer.done():
+            piece = await asyncio.to_thread(next, pieces, b"")
+            while len(piece) > pending.window and not pending.answer.done():
+                await pending.change(seconds)
+            pending.window -= len(piece)
+            self._send(frame(chunk(self._packer, msgid, piece)))
+            await _within(seconds, self._may_send.wait())
+            if not piece:
+                return
 
     async def _connect(self) -> None:
         try:
             await self._loop.sock_connect(self._socket, self._path)
         except OSError as error:
-            self._lose(error)
+            self._lose(Broken(str(error)))
             raise
-        self._open = True
+        self.is_open = True
         self._loop.add_reader(self._socket, self._readable)
 
     def _readable(self) -> None:
-        """Give each answer to the call that waits for it."""
+        """Take what arrived."""
         try:
             data = self._socket.recv(RECEIVE_BYTES)
             if not data:
@@ -233,23 +346,43 @@ class _Connection:
         except BlockingIOError:
             return
         except (OSError, FrameError, MessageError) as error:
-            self._lose(error)
+            self._lose(Broken(str(error)))
 
     def _take(self, body: bytes) -> None:
+        """Give a message to the call that waits for it. If none does any more, drop it."""
         head = read_head(body)
-        answer = self._waiting.pop(head.msgid, None) if head.kind == RESPONSE else None
-        if answer is None or answer.done():
+        if head.kind != RESPONSE:
+            if head.method in (CHUNK, MORE):
+                self._take_of_stream(head, body)
+            return
+        pending = self._waiting.pop(head.msgid, None)
+        if pending is None or pending.answer.done():
             return
         try:
-            answer.set_result(decode_response(body)[1])
+            pending.answer.set_result(decode_response(body)[1])
         except Error as error:
-            answer.set_exception(error)
+            pending.answer.set_exception(error)
+        pending.notify()
+
+    def _take_of_stream(self, head: Head, body: bytes) -> None:
+        msgid, rest_at = streamed(body, head.params_at)
+        pending = self._waiting.get(msgid)
+        if pending is None:
+            return
+        carried = read_stream(body, rest_at)
+        if isinstance(carried, int):
+            pending.window += carried
+        else:
+            pending.pieces.append(carried)
+        pending.notify()
 
     def _send(self, data: bytes) -> None:
         """Write at the end of this iteration of the loop, together with what others send until then."""
         if self._lost is not None:
             return
         self._outgoing += data
+        if len(self._outgoing) > MAX_UNSENT:
+            self._may_send.clear()
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -263,29 +396,43 @@ class _Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._lose(error)
+            self._lose(Broken(str(error)))
             return
         del self._outgoing[:sent]
-        if not self._outgoing:
+        if len(self._outgoing) <= MAX_UNSENT:
+            self._may_send.set()
+        if self._outgoing:
+            self._loop.add_writer(self._socket, self._flush)
+        else:
             self._loop.remove_writer(self._socket)
             self._flushing = False
-            self._may_send.set()
-            return
-        self._loop.add_writer(self._socket, self._flush)
-        if len(self._outgoing) > MAX_UNSENT:
-            self._may_send.clear()
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: Broken) -> None:
         """End the connection, and tell everyone who waits."""
         if self._lost is not None:
             return
         self._lost = error
         self._may_send.set()
         waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
-            if not answer.done():
-                answer.set_exception(error)
-        if self._open:
+        for pending in waiting.values():
+            if not pending.answer.done():
+                pending.answer.set_exception(error)
+            pending.notify()
+        if self.is_open:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         self._socket.close()
+
+
+async def _within(seconds: float, awaitable: Awaitable[T]) -> T:
+    """Wait for something, but not for longer than so many seconds.
+
+    :raises Late: when it took longer.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise Late from None
+        raise

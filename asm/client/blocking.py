@@ -9,32 +9,37 @@ also tells the other side to drop the call. A process that forks leaves its conn
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import struct
 import time
 import weakref
 from collections import deque
+from collections.abc import Generator
 from typing import Any, Final, Self
 
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
+    Broken,
+    Late,
+    Outgoing,
     check_timeout,
     closed,
     connection_lost,
     not_reachable,
+    outgoing,
     proxies,
-    request_frame,
     timed_out,
-    total_seconds,
 )
 from asm.core.errors import Error
 from asm.operations import Operation
 from asm.ports import ArtifactStore, SessionStore
 from asm.wire.calls import decode_result
-from asm.wire.frames import FrameError, Splitter
-from asm.wire.messages import MessageError, Packer, decode_response
+from asm.wire.frames import FrameError, Splitter, frame
+from asm.wire.messages import RESPONSE, MessageError, Packer, decode_response, read_head
 from asm.wire.names import socket_path
+from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["Client", "connect"]
 
@@ -107,30 +112,60 @@ class Client(SessionStore, ArtifactStore):
         """Make a call and return its result."""
         if self._closed:
             raise closed(self.name)
-        seconds = total_seconds(self._timeout, arguments)
-        deadline = time.monotonic() + seconds
-        connection = self._take(deadline)
+        call = outgoing(operation, arguments, self._timeout)
+        if call.downloads:
+            pieces = self._download(call)
+            first = next(pieces)  # an artifact that is not there is told now, and not while reading
+            if operation.result is bytes:
+                return b"".join([first, *pieces])
+            return io.BufferedReader(_Reader(first, pieces), PIECE)
+        return decode_result(operation, self._exchange(call))
+
+    def _exchange(self, call: Outgoing) -> Any:
+        """Send a call, with all of its data; return the result as it travelled."""
+        connection = self._take(call.seconds)
         try:
-            msgid, request = connection.request(operation, arguments, seconds)
-            answered, result = decode_response(connection.exchange(request, deadline))
-            if answered != msgid:
-                raise MessageError("an answer to another call")
-        except TimeoutError:
-            connection.close()
-            raise timed_out(self.name, operation, seconds) from None
-        except (OSError, FrameError, MessageError) as error:
-            connection.close()
-            raise connection_lost(self.name, operation) from error
-        except Error:
-            self._give_back(connection)
-            raise
-        except BaseException:
-            connection.close()
+            msgid = connection.send(call)
+            for piece in call.pieces or ():
+                connection.send_piece(msgid, piece, call.seconds)
+            if call.pieces is not None:
+                connection.send_piece(msgid, b"", call.seconds)
+            result = connection.receive(msgid, call.seconds)
+        except BaseException as error:
+            self._end(connection, call, error)
             raise
         self._give_back(connection)
-        return decode_result(operation, result)
+        return result
 
-    def _take(self, deadline: float) -> _Connection:
+    def _download(self, call: Outgoing) -> Generator[bytes, None, None]:
+        """Send a call whose result comes in pieces, and yield them."""
+        connection = self._take(call.seconds)
+        try:
+            msgid = connection.send(call)
+            while (piece := connection.receive_piece(msgid, call.seconds)) is not None:
+                yield piece
+            last = connection.receive(msgid, call.seconds)
+        except BaseException as error:
+            self._end(connection, call, error)
+            raise
+        self._give_back(connection)
+        yield last
+
+    def _end(self, connection: _Connection, call: Outgoing, error: BaseException) -> None:
+        """Put a connection away after a failed call. What broke it becomes an error of ours.
+
+        :raises Error: ``timeout`` or ``storage_connection_failed``.
+        """
+        if isinstance(error, Error) and connection.settled:
+            self._give_back(connection)
+            return
+        connection.close()
+        if isinstance(error, Late):
+            raise timed_out(self.name, call.operation, call.seconds) from None
+        if isinstance(error, Broken):
+            raise connection_lost(self.name, call.operation) from error
+
+    def _take(self, seconds: float) -> _Connection:
         """Return a connection that nobody uses and that is alive: an idle one, or a new one."""
         with contextlib.suppress(IndexError):
             while True:
@@ -138,7 +173,7 @@ class Client(SessionStore, ArtifactStore):
                 if connection.usable():
                     return connection
                 connection.close()
-        return self._connect(max(deadline - time.monotonic(), 0.001))
+        return self._connect(seconds)
 
     def _give_back(self, connection: _Connection) -> None:
         if self._closed or len(self._idle) >= MAX_IDLE:
@@ -165,10 +200,15 @@ class _Connection:
     """One connection, used by one call at a time."""
 
     def __init__(self, path: str, seconds: float) -> None:
+        self.settled = True
+        """Whether the last call was answered, so that nothing more will come of it."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._packer = Packer()
         self._splitter = Splitter()
+        self._bodies: deque[bytes] = deque()
         self._msgid = 0
+        self._window = 0
+        self._taken = 0
         try:
             self._limit(socket.SO_SNDTIMEO, seconds)
             self._socket.connect(path)
@@ -176,50 +216,165 @@ class _Connection:
             self._socket.close()
             raise
 
-    def request(self, operation: Operation, arguments: dict[str, Any], seconds: float) -> tuple[int, bytes]:
-        """Return the msgid and the frame of a call."""
+    def send(self, call: Outgoing) -> int:
+        """Send the request of a call; return its msgid."""
         self._msgid = (self._msgid + 1) & 0xFFFFFFFF
-        return self._msgid, request_frame(self._packer, self._msgid, operation, arguments, seconds)
+        request = call.frame(self._packer, self._msgid)
+        self.settled, self._window, self._taken = False, WINDOW, 0
+        self._write(request, time.monotonic() + call.seconds)
+        return self._msgid
 
-    def exchange(self, request: bytes, deadline: float) -> bytes:
-        """Send a frame; return the body of the one that comes back.
+    def receive(self, msgid: int, seconds: float) -> Any:
+        """Return the result of a call.
 
-        :raises TimeoutError: when the deadline passed.
-        :raises OSError: when the connection broke.
+        :raises Error: what the store answered.
         """
+        deadline = time.monotonic() + seconds
+        while True:
+            body = self._read(deadline)
+            try:
+                if read_head(body).kind == RESPONSE:
+                    return self._settle(msgid, body)
+                self._window += self._carried(msgid, body, MORE)
+            except MessageError as error:
+                raise Broken(str(error)) from error
+
+    def send_piece(self, msgid: int, piece: memoryview | bytes, seconds: float) -> None:
+        """Send the next bytes of an upload, as soon as they may come; none are its end.
+
+        :raises Error: when the store answered already: it does not want them.
+        """
+        deadline = time.monotonic() + seconds
+        while len(piece) > self._window or self._arrived():
+            body = self._read(deadline)
+            try:
+                if read_head(body).kind == RESPONSE:
+                    self._settle(msgid, body)
+                    raise MessageError("the call was answered before its data had ended")
+                self._window += self._carried(msgid, body, MORE)
+            except MessageError as error:
+                raise Broken(str(error)) from error
+        self._window -= len(piece)
+        self._write(frame(chunk(self._packer, msgid, piece)), deadline)
+
+    def receive_piece(self, msgid: int, seconds: float) -> bytes | None:
+        """Return the next bytes of a download; ``None`` when the response comes next."""
+        deadline = time.monotonic() + seconds
+        body = self._read(deadline)
         try:
-            self._limit(socket.SO_SNDTIMEO, deadline - time.monotonic())
-            self._socket.sendall(request)
-            while True:
-                self._limit(socket.SO_RCVTIMEO, deadline - time.monotonic())
-                data = self._socket.recv(RECEIVE_BYTES)
-                if not data:
-                    raise ConnectionResetError("the store closed the connection")
-                if bodies := self._splitter.feed(data):
-                    return bodies[0]
-        except BlockingIOError as error:
-            raise TimeoutError from error
+            if read_head(body).kind == RESPONSE:
+                self._bodies.appendleft(body)
+                return None
+            piece: bytes = self._carried(msgid, body, CHUNK)
+        except MessageError as error:
+            raise Broken(str(error)) from error
+        self._taken += len(piece)
+        if self._taken >= WINDOW // 4:
+            self._write(frame(more(self._packer, msgid, self._taken)), deadline)
+            self._taken = 0
+        return piece
 
     def usable(self) -> bool:
         """Whether the other side is still there: an idle connection on which something arrives was closed."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return not self._arrived()
 
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
 
+    def _settle(self, msgid: int, body: bytes) -> Any:
+        """Return the result of a call that is over.
+
+        :raises Error: what the store answered.
+        """
+        self.settled = True
+        answered, result = decode_response(body)
+        if answered != msgid:
+            raise MessageError("an answer to another call")
+        return result
+
+    def _carried(self, msgid: int, body: bytes, method: bytes) -> Any:
+        """Return what a message of the call's stream carries."""
+        head = read_head(body)
+        if head.method != method:
+            raise MessageError(f"{method!r} was expected, and not {head.method!r}")
+        meant, rest_at = streamed(body, head.params_at)
+        if meant != msgid:
+            raise MessageError("a stream of another call")
+        return read_stream(body, rest_at)
+
+    def _arrived(self) -> bool:
+        """Whether there is something to read, or the end of the connection."""
+        if self._bodies:
+            return True
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _read(self, deadline: float) -> bytes:
+        """Return the next message."""
+        try:
+            while not self._bodies:
+                self._limit(socket.SO_RCVTIMEO, deadline - time.monotonic())
+                data = self._socket.recv(RECEIVE_BYTES)
+                if not data:
+                    raise Broken("the store closed the connection")
+                self._bodies.extend(self._splitter.feed(data))
+        except BlockingIOError:
+            raise Late from None
+        except (OSError, FrameError) as error:
+            raise Broken(str(error)) from error
+        return self._bodies.popleft()
+
+    def _write(self, data: bytes, deadline: float) -> None:
+        try:
+            self._limit(socket.SO_SNDTIMEO, deadline - time.monotonic())
+            self._socket.sendall(data)
+        except BlockingIOError:
+            raise Late from None
+        except OSError as error:
+            raise Broken(str(error)) from error
+
     def _limit(self, option: int, seconds: float) -> None:
         """Let the kernel end a system call after so long, which spares the poll before each that ``settimeout`` brings."""
         if seconds <= 0:
-            raise TimeoutError
+            raise Late
         whole = int(seconds)
         self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, max(int((seconds - whole) * 1e6), 1)))
+
+
+class _Reader(io.RawIOBase):
+    """The pieces of a download as a file."""
+
+    def __init__(self, first: bytes, pieces: Generator[bytes, None, None]) -> None:
+        self._rest = memoryview(first)
+        self._pieces = pieces
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes; 0 at the end."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        into = memoryview(buffer).cast("B")
+        size = min(len(into), len(self._rest))
+        into[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        """Let go of the connection, if the end was not reached."""
+        self._pieces.close()
+        super().close()
 
 
 _TIMEVAL: Final = struct.Struct("ll")

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
+from asm.chunks import chunks
 from asm.core.errors import Error
 from asm.operations import CONTRACTS, OPERATIONS, Operation
 from asm.wire.calls import encode_arguments
 from asm.wire.frames import MAX_FRAME, frame
 from asm.wire.messages import Packer
+from asm.wire.streams import PIECE
 
-__all__ = ["check_timeout", "connection_lost", "not_reachable", "proxies", "request_frame", "timed_out", "total_seconds"]
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "Broken",
+    "Late",
+    "Outgoing",
+    "check_timeout",
+    "closed",
+    "connection_lost",
+    "not_reachable",
+    "outgoing",
+    "proxies",
+    "timed_out",
+]
 
 C = TypeVar("C", bound=type)
 
@@ -49,26 +64,65 @@ def check_timeout(timeout: float) -> float:
     return float(timeout)
 
 
-def total_seconds(timeout: float, arguments: Mapping[str, Any]) -> float:
-    """Return how long a call may take: a long-poll adds its wait."""
-    return timeout + (arguments.get("wait_timeout_ms") or 0) / 1000
+class Late(Exception):  # noqa: N818  # becomes an Error where the name of the store is known
+    """The other side did not answer in time."""
 
 
-def request_frame(packer: Packer, msgid: int, operation: Operation, arguments: dict[str, Any], seconds: float) -> bytes:
-    """Return the frame of a call.
+class Broken(Exception):  # noqa: N818
+    """The connection is of no use any more."""
 
-    :raises Error: ``validation_error`` when it is too large for a frame.
+
+class Outgoing(NamedTuple):
+    """A call, ready to be sent."""
+
+    operation: Operation
+    arguments: dict[str, Any]
+    """As they travel."""
+    pieces: Iterator[memoryview] | None
+    """The data that follows the request piece by piece, if it is too much for one message."""
+    seconds: float
+    """How long each answer, and each step of a stream, may take."""
+
+    @property
+    def downloads(self) -> bool:
+        """Whether the result may come in pieces."""
+        return self.operation.result in (bytes, BinaryIO)
+
+    def frame(self, packer: Packer, msgid: int) -> bytes:
+        """Return the request.
+
+        :raises Error: ``validation_error`` when it is too large for a frame.
+        """
+        meta: dict[str, Any] = {"timeout_ms": math.ceil(self.seconds * 1000)}
+        if self.pieces is not None or self.downloads:
+            meta["stream"] = True
+        body = packer.request(msgid, self.operation.name, self.arguments, meta)
+        if len(body) > MAX_FRAME:
+            raise Error(
+                "validation_error",
+                f"{self.operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
+                details={"operation": self.operation.name, "byte_size": len(body), "limit": MAX_FRAME},
+            )
+        return frame(body)
+
+
+def outgoing(operation: Operation, arguments: dict[str, Any], timeout: float) -> Outgoing:
+    """Prepare a call. Of data that is no more than one piece nothing is left to send afterwards.
+
+    :param arguments: checked, as :meth:`Operation.bind` returns them.
+    :param timeout: of the handle; a long-poll adds its wait.
+    :raises Error: ``validation_error`` when data yields something else than bytes. What its source raises comes through.
     """
-    body = packer.request(
-        msgid, operation.name, encode_arguments(operation, arguments), {"timeout_ms": math.ceil(seconds * 1000)}
-    )
-    if len(body) > MAX_FRAME:
-        raise Error(
-            "validation_error",
-            f"{operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
-            details={"operation": operation.name, "byte_size": len(body), "limit": MAX_FRAME},
-        )
-    return frame(body)
+    seconds = timeout + (arguments.get("wait_timeout_ms") or 0) / 1000
+    pieces = None
+    if (name := operation.data_parameter) is not None:
+        pieces = chunks(arguments[name], PIECE)
+        first, second = next(pieces, b""), next(pieces, None)
+        if second is None:
+            arguments, pieces = arguments | {name: bytes(first)}, None
+        else:
+            arguments, pieces = arguments | {name: None}, chain([memoryview(first), second], pieces)
+    return Outgoing(operation, encode_arguments(operation, arguments), pieces, seconds)
 
 
 def not_reachable(name: str, path: str, cause: OSError) -> Error:

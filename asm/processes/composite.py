@@ -36,6 +36,7 @@ from asm.wire.messages import (
     request_head,
     response_head,
 )
+from asm.wire.streams import CHUNK, MORE, relayed, streamed
 
 __all__ = ["Composite", "Link", "Module", "Named", "main"]
 
@@ -117,7 +118,7 @@ class Composite:
             store.call(peer, head, body)
 
     def interrupt(self, error: Error) -> None:
-        """End the long-polls of a store that runs here. Those of others end with their client's connection."""
+        """End the long-polls."""
         for store in self._stores.values():
             store.interrupt(error)
 
@@ -142,17 +143,22 @@ class _Local:
 class _Forwarded:
     """A call that was passed on, and whose it is."""
 
-    __slots__ = ("client", "link", "method", "msgid", "own_msgid")
+    __slots__ = ("client", "link", "method", "msgid", "own_msgid", "waits")
 
-    def __init__(self, link: Link, own_msgid: int, client: Peer, head: Head) -> None:
+    def __init__(self, link: Link, own_msgid: int, client: Peer, head: Head, body: bytes) -> None:
         self.link = link
         self.own_msgid = own_msgid
         self.client = client
         self.msgid = head.msgid
         self.method = head.method
+        self.waits = head.method == b"get_events" and b"wait_timeout_ms" in body
+        """Whether it may be a long-poll, as far as can be seen without decoding it."""
 
     def cancel(self) -> None:
         self.link.cancel(self.own_msgid)
+
+    def carry(self, method: bytes, body: bytes, rest_at: int) -> None:
+        self.link.carry(method, self.own_msgid, body, rest_at)
 
 
 class Link:
@@ -213,7 +219,7 @@ class Link:
             client.answer_error(head.msgid, self._away("overloaded", "does not keep up", head.method))
         else:
             msgid = self._next_msgid()
-            forwarded = _Forwarded(self, msgid, client, head)
+            forwarded = _Forwarded(self, msgid, client, head, body)
             self._in_flight[msgid] = client.calls[head.msgid] = forwarded
             peer.send(request_head(msgid), body[head.method_at :])
 
@@ -222,8 +228,22 @@ class Link:
         if self._in_flight.pop(msgid, None) is not None and self._peer is not None:
             self._peer.send(self._packer.notification(CANCEL, [msgid]))
 
+    def carry(self, method: bytes, msgid: int, body: bytes, rest_at: int) -> None:
+        """Pass on a message of a client's stream.
+
+        :raises MessageError: when the client sends far more than the store takes, which a window forbids.
+        """
+        if self._peer is not None:
+            if self._peer.unsent > 2 * MAX_UNSENT:
+                raise MessageError("more was sent than a window allows")
+            self._peer.send(*relayed(method, msgid, body, rest_at))
+
     def interrupt(self, error: Error) -> None:
-        """Do nothing: the store itself decides how long a call may take."""
+        """Answer those who wait for what may not happen for long, and let the store know."""
+        for msgid, forwarded in list(self._in_flight.items()):
+            if forwarded.waits:
+                self.cancel(msgid)
+                forwarded.client.answer_error(forwarded.msgid, error)
 
     def close(self) -> None:
         """Disconnect for good."""
@@ -248,8 +268,12 @@ class Link:
             self._greet(body)
 
     def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Cut off the client that wrote what the store could not decode."""
-        if head.method == MALFORMED:
+        """Pass on a message of a stream, or cut off the client that wrote what the store could not decode."""
+        if head.method in (CHUNK, MORE):
+            msgid, rest_at = streamed(body, head.params_at)
+            if carrier := self._in_flight.get(msgid):
+                carrier.client.send(*relayed(head.method, carrier.msgid, body, rest_at))
+        elif head.method == MALFORMED:
             (msgid,) = decode(memoryview(body)[head.params_at :])
             if forwarded := self._in_flight.pop(msgid, None):
                 forwarded.client.refuse("the params of its request cannot be decoded")
@@ -281,7 +305,7 @@ class Link:
         a process is there and takes calls.
         """
         loop = asyncio.get_running_loop()
-        limits = Limits(bytes_unread=2 * MAX_UNSENT)
+        limits = Limits(bytes_unread=4 * MAX_UNSENT)
         _transport, peer = await loop.create_unix_connection(lambda: Peer(self, limits), self._target.path)
         self._peer = peer
         self._gone.clear()

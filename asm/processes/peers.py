@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from asm.core.errors import Error
 from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter
 from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head
+from asm.wire.streams import streamed
 
 __all__ = ["Cancellable", "Limits", "Peer", "Receiver", "may_connect"]
 
@@ -49,6 +50,12 @@ class Cancellable(Protocol):
 
     def cancel(self) -> None:
         """Drop the call: nobody waits for it any more."""
+
+    def carry(self, method: bytes, body: bytes, rest_at: int) -> None:
+        """Take the next message of the call's stream, whose bytes or number begin at ``rest_at``.
+
+        :raises MessageError: when the peer may not send that.
+        """
 
 
 class Receiver(Protocol):
@@ -141,6 +148,18 @@ class Peer(asyncio.Protocol):
         if call := self.calls.get(msgid):
             call.cancel()
             self._settle(msgid)
+
+    def carry(self, head: Head, body: bytes) -> None:
+        """Pass a message of a stream on to its call. One that comes after the end of the call means nothing any more."""
+        msgid, rest_at = streamed(body, head.params_at)
+        if call := self.calls.get(msgid):
+            try:
+                call.carry(head.method, body, rest_at)
+            except MessageError:
+                if not self.relay:
+                    raise
+                call.cancel()
+                self.malformed(msgid)
 
     def malformed(self, msgid: int) -> None:
         """Let the writer of this request know the price: its connection. A relay is told to let its own peer know."""

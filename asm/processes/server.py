@@ -25,6 +25,7 @@ from asm.core.errors import Error
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.processes.peers import Limits, Peer, may_connect
 from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode, decode_params
+from asm.wire.streams import CHUNK, MORE
 
 __all__ = ["PROTOCOL", "Lifeline", "Service", "run"]
 
@@ -61,6 +62,10 @@ class Lifeline(Protocol):
 
     def stop_requested(self) -> bool:
         """Whether the parent is gone, or wants the process to go."""
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the parent is gone."""
 
 
 class Service(Protocol):
@@ -151,8 +156,10 @@ class Server:
         raise MessageError("a response came without a request")
 
     def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Cancel a call. Other notifications are for later versions, and mean nothing here."""
-        if head.method == CANCEL:
+        """Cancel a call, or take the next bytes of one. Other notifications are for later versions, and mean nothing here."""
+        if head.method in (CHUNK, MORE):
+            peer.carry(head, body)
+        elif head.method == CANCEL:
             params = decode(memoryview(body)[head.params_at :])
             if type(params) is list and len(params) == 1 and type(params[0]) is int:
                 peer.cancel(params[0])
@@ -194,7 +201,8 @@ class Server:
     def _hear_parent(self) -> None:
         """Stop when the parent is gone or says so."""
         if self._lifeline.stop_requested():
-            self._drain_seconds = ORPHAN_DRAIN_SECONDS
+            if self._lifeline.orphaned:
+                self._drain_seconds = ORPHAN_DRAIN_SECONDS
             asyncio.get_running_loop().remove_reader(self._lifeline.fileno())
             self._stopping.set()
 

@@ -94,9 +94,9 @@ def _map_of(forms: dict[str, _Form]) -> _Form:
     return _Form(encode, decode)
 
 
-def _read(data: Data) -> bytes:
-    """Return the bytes that the data of an artifact stands for."""
-    return data if isinstance(data, bytes) else b"".join(chunks(data))
+def _read(data: Data | None) -> bytes | None:
+    """Return the bytes that the data of an artifact stands for; ``None`` when they follow in a stream."""
+    return data if data is None or isinstance(data, bytes) else b"".join(chunks(data))
 
 
 def _drain(file: BinaryIO) -> bytes:

@@ -33,6 +33,7 @@ __all__ = [
     "decode_params",
     "decode_response",
     "read_head",
+    "read_uint",
     "request_head",
     "response_head",
 ]
@@ -88,7 +89,7 @@ def read_head(body: bytes) -> Head:
             (msgid,) = _UINT32.unpack_from(body, 3)
             at = 7
         else:
-            msgid, at = _read_uint(body, 2)
+            msgid, at = read_uint(body, 2)
         if kind == RESPONSE:
             return Head(kind, msgid, b"", at, at)
         method, params_at = _read_method(body, at)
@@ -130,6 +131,27 @@ class Packer:
         """Return the body of a notification."""
         return b"\x93\x02" + self._pack(method.decode()) + self._pack(params)
 
+    @staticmethod
+    def stream_head(method: bytes, msgid: int) -> bytes:
+        """Return the beginning of a stream's message; what it carries follows."""
+        return b"\x93\x02" + bytes((0xA0 + len(method),)) + method + b"\x92\xce" + _UINT32.pack(msgid)
+
+    def stream(self, method: bytes, msgid: int, carried: bytes | memoryview | int) -> bytes:
+        """Return the body of a stream's message."""
+        return self.stream_head(method, msgid) + self._pack(carried)
+
+
+def read_uint(body: bytes, at: int) -> tuple[int, int]:
+    """Read an unsigned integer of at most 32 bits in any of its encodings; return it and where it ends.
+
+    :raises IndexError, KeyError, struct.error: when there is none.
+    """
+    first = body[at]
+    if first < 0x80:
+        return first, at + 1
+    layout = _UINTS[first]
+    return layout.unpack_from(body, at + 1)[0], at + 1 + layout.size
+
 
 def decode(data: bytes | memoryview) -> Any:
     """Decode one MessagePack value; times become ``datetime`` in UTC.
@@ -166,15 +188,6 @@ def decode_response(body: bytes) -> tuple[int, Any]:
     if error is not None:
         raise Error.from_map(error)
     return msgid, result
-
-
-def _read_uint(body: bytes, at: int) -> tuple[int, int]:
-    """Read an unsigned integer of at most 32 bits in any of its encodings; return it and where it ends."""
-    first = body[at]
-    if first < 0x80:
-        return first, at + 1
-    layout = _UINTS[first]
-    return layout.unpack_from(body, at + 1)[0], at + 1 + layout.size
 
 
 def _read_method(body: bytes, at: int) -> tuple[bytes, int]:

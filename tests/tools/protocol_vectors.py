@@ -9,6 +9,7 @@ from asm.operations import OPERATIONS
 from asm.wire.calls import encode_arguments, encode_result
 from asm.wire.frames import frame
 from asm.wire.messages import CANCEL, MALFORMED, Packer, decode
+from asm.wire.streams import chunk, more
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 APPEND = OPERATIONS["append_event_with_sequence"]
@@ -26,6 +27,11 @@ def vectors() -> list[bytes]:
         packer.result(2, encode_result(APPEND, event.sequenced(1))),
         packer.request(3, "put", {"key": "patch-1", "data": b"\x00\xff"}, {}),
         packer.result(3, None),
+        packer.request(5, "put", {"key": "patch-2", "data": None}, {"stream": True}),
+        chunk(packer, 5, b"piece"),
+        more(packer, 5, 5),
+        chunk(packer, 5, b""),
+        packer.result(5, None),
         packer.request(4, "hello", {"relay": True}, {}),
         packer.notification(CANCEL, [3]),
         packer.notification(MALFORMED, [3]),

@@ -7,6 +7,7 @@ from pathlib import Path
 import asm.wire
 from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import decode
+from asm.wire.streams import PIECE, WINDOW
 
 PAGE = Path(asm.wire.__file__).with_name("PROTOCOL.md").read_text()
 TOOL = Path(__file__).parents[2] / "tools" / "protocol_vectors.py"
@@ -33,5 +34,6 @@ def test_the_vectors_say_what_stands_above_them():
         assert decode(data[4:])[0] in (0, 1, 2)
 
 
-def test_the_limit_of_a_frame_is_the_one_in_force():
-    assert f"{MAX_FRAME:,} bytes" in PAGE
+def test_the_limits_are_those_in_force():
+    for limit in (MAX_FRAME, PIECE, WINDOW):
+        assert f"{limit:,} bytes" in PAGE

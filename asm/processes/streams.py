@@ -1,0 +1,161 @@
+"""Streams at the end that holds the store: artifacts that come in and go out piece by piece.
+
+    Upload     chunk ──► queue ──► the iterator that ``put`` reads in a thread ──► more
+    Download   more ──► read a piece in a thread ──► chunk
+
+Neither holds more than a window of bytes. Whoever stops sending or asking keeps no thread for long: an upload gives up
+after :data:`IDLE_SECONDS`, and a download holds a thread only while it reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from typing import BinaryIO, Final
+
+from asm.core.errors import Error
+from asm.processes.calls import Call
+from asm.wire.messages import MessageError
+from asm.wire.streams import PIECE, WINDOW
+
+__all__ = ["Download", "Upload"]
+
+IDLE_SECONDS: Final = 60.0
+"""How long an upload waits for the next bytes."""
+
+
+class Upload:
+    """Bytes that come in. In the loop they are taken, in a thread they are iterated over.
+
+    :param more: tells the other side that it may send so many bytes more; called in the loop.
+    """
+
+    def __init__(self, more: Callable[[int], None]) -> None:
+        self._more = more
+        self._loop = asyncio.get_running_loop()
+        self._arrived: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._window = WINDOW
+        self._ended = False
+
+    def take(self, carried: bytes | int) -> None:
+        """Take the next bytes; none are the end.
+
+        :raises MessageError: for more than may come, or after the end.
+        """
+        if not isinstance(carried, bytes) or self._ended or len(carried) > self._window:
+            raise MessageError("an upload takes chunks, not more than the window, and nothing after its end")
+        self._window -= len(carried)
+        self._ended = not carried
+        self._arrived.put(carried)
+
+    def abandon(self) -> None:
+        """Nobody will send the rest: let whoever reads fail."""
+        self._ended = True
+        self._arrived.put(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes as they come, in the thread of ``put``.
+
+        :raises Error: ``cancelled`` when the upload was abandoned, ``timeout`` when nothing came for long.
+        """
+        while True:
+            try:
+                piece = self._arrived.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                raise Error("timeout", f"the upload stopped: no bytes came for {IDLE_SECONDS:g} s") from None
+            if piece is None:
+                raise Error("cancelled", "the upload was abandoned")
+            if not piece:
+                return
+            yield piece
+            self._loop.call_soon_threadsafe(self._taken, len(piece))
+
+    def _taken(self, size: int) -> None:
+        self._window += size
+        if not self._ended:
+            self._more(size)
+
+
+class Download:
+    """Bytes that go out, as many as the other side lets come.
+
+    :param call: the ``get`` or ``open``, which is finished at the end.
+    :param open_file: opens the artifact, in a thread.
+    :param send: sends the next bytes; called in the loop.
+    :param threads: where files are opened and read.
+    :param failed: turns what a store raised into an error.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        open_file: Callable[[], BinaryIO],
+        send: Callable[[bytes], None],
+        threads: Executor,
+        failed: Callable[[Exception], Error],
+    ) -> None:
+        self._call = call
+        self._open_file = open_file
+        self._send = send
+        self._threads = threads
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._file: BinaryIO | None = None
+        self._window = WINDOW
+        self._reading = False
+        call.stream = self
+        call.cancel_work = self._close
+        self._read()
+
+    def take(self, carried: bytes | int) -> None:
+        """Let so many bytes more go.
+
+        :raises MessageError: when it is no number.
+        """
+        if not isinstance(carried, int):
+            raise MessageError("a download takes numbers")
+        self._window = min(self._window + carried, WINDOW)
+        self._read()
+
+    def _read(self) -> None:
+        """Read the next piece, if it may go and none is being read."""
+        if self._reading or self._call.over or self._window < PIECE:
+            return
+        self._reading = True
+        self._threads.submit(self._read_in_thread)
+
+    def _read_in_thread(self) -> None:
+        """Read a piece, and notice the end together with the last one, so that a small artifact needs no second look."""
+        piece, ended, error = b"", False, None
+        try:
+            if self._file is None:
+                self._file = self._open_file()
+            while len(piece) < PIECE and not ended:
+                read = self._file.read(PIECE - len(piece))
+                ended = not read
+                piece = piece + read if piece else read
+        except Exception as cause:  # noqa: BLE001  # whatever a store raises is answered
+            error = self._failed(cause)
+        if (ended or error) and self._file is not None:
+            self._file.close()
+        self._loop.call_soon_threadsafe(self._was_read, piece, ended, error)
+
+    def _was_read(self, piece: bytes, ended: bool, error: Error | None) -> None:
+        self._reading = False
+        if self._call.over:
+            self._close()
+        elif error is not None:
+            self._call.finish(None, error)
+        elif ended:
+            self._call.finish(piece, None)
+        else:
+            self._window -= len(piece)
+            self._send(piece)
+            self._read()
+
+    def _close(self) -> None:
+        """Close the file of a call that nobody waits for any more, unless it is being read: then that closes it."""
+        if not self._reading and self._file is not None:
+            self._threads.submit(self._file.close)
