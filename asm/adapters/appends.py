@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
 from asm.core.values import Event, Run
@@ -29,14 +29,17 @@ _log: Final = logging.getLogger(__name__)
 Callback = Callable[[str | None], object]
 """Told the id of a session that has new events; ``None`` means that any session may have."""
 
+Reserve = Callable[[Mapping[str, int]], Mapping[str, int]]
+"""Takes how many numbers each session needs, returns the first of each. The sessions come in the order of their ids, so that
+two who reserve and lock never wait for each other."""
 
-def numbered(events: Iterable[Event], stored: Container[str], reserve: Callable[[str, int], int]) -> dict[str, Event]:
+
+def numbered(events: Iterable[Event], stored: Container[str], reserve: Reserve) -> dict[str, Event]:
     """Give sequence numbers to the events that are new, in their order.
 
     :param events: what is to be appended; of an id that comes twice, the first counts.
     :param stored: the ids that are stored already.
-    :param reserve: takes a session and how many numbers it needs, returns the first of them. Sessions are asked
-        in the order of their ids, so that two writers never wait for each other.
+    :param reserve: reserves the numbers; it is not called when there is nothing new.
     :returns: the new events by id, with their numbers, in their order.
     """
     new: dict[str, Event] = {}
@@ -44,7 +47,7 @@ def numbered(events: Iterable[Event], stored: Container[str], reserve: Callable[
         if event.id not in stored:
             new.setdefault(event.id, event)
     needs = Counter(event.session_id for event in new.values())
-    following = {session_id: reserve(session_id, needs[session_id]) for session_id in sorted(needs)}
+    following = dict(reserve({session_id: needs[session_id] for session_id in sorted(needs)})) if needs else {}
     for event in new.values():
         new[event.id] = event.sequenced(following[event.session_id])
         following[event.session_id] += 1

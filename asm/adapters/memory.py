@@ -178,7 +178,7 @@ class InMemorySessionStore(Adapter):
 
     def _append(self, events: list[Event]) -> None:
         """Store the new ones of the events. Called with the lock held."""
-        new = numbered(events, self._events, lambda session_id, _: len(self._log(session_id).events) + 1)
+        new = numbered(events, self._events, lambda needs: {name: len(self._log(name).events) + 1 for name in needs})
         self._events.update(new)
         for event in new.values():
             self._log(event.session_id).append(event)

@@ -411,7 +411,12 @@ class Event(Value):
 
     def sequenced(self, number: int) -> Event:
         """Return the event with the sequence number that a store gave it."""
-        return dataclasses.replace(self, sequence_number=number)
+        # Everything else was checked when this event was made; checking it again would be a large part of an append.
+        numbered = object.__new__(Event)
+        for name in self._checks:
+            object.__setattr__(numbered, name, getattr(self, name))
+        object.__setattr__(numbered, "sequence_number", self._checks["sequence_number"](number, "Event.sequence_number"))
+        return numbered
 
     def __hash__(self) -> int:
         """Hash by id; equal events have equal ids."""

@@ -11,27 +11,20 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import IntegrityError
 
 from asm.adapters.directories import check_place, make_directories, sync_directory
+from asm.adapters.sql.failures import OUTDATED, READ_FAILED, WRITE_FAILED, Failure, Trouble
 from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["BUSY_SLICE", "Failure", "check_url", "failure", "is_busy", "make_file", "prepare"]
+__all__ = ["check_url", "failure", "make_file", "options", "prepare", "trouble"]
 
 BUSY_SLICE: Final = 0.1
 """Seconds that SQLite itself waits for a lock. How often that is repeated is up to the caller."""
-
-
-class Failure(NamedTuple):
-    """What an error of SQLite means."""
-
-    code: str
-    reason: str
-    sentence: str
-    """What happened, in words that fit behind the name of the database."""
 
 
 FAILURES: Final = {
@@ -47,14 +40,12 @@ FAILURES: Final = {
 """What the primary result codes of SQLite mean. See https://sqlite.org/rescode.html."""
 
 
-WRITE_FAILED: Final = Failure("storage_write_failed", "io_error", "cannot be written: the disk fails or is full")
-READ_FAILED: Final = Failure("storage_read_failed", "io_error", "cannot be read: the disk fails")
 MISSING: Final = ("no such table", "no such column", "has no column")
-OUTDATED: Final = Failure("migration_required", "schema", "lacks tables or columns of this version")
+"""How SQLite says that tables or columns are missing: the code is that of any error in SQL."""
 
 
-def check_url(url: URL) -> None:
-    """Check that the URL is of a file that can be written to, or could be made.
+def check_url(url: URL) -> URL:
+    """Check that the URL is of a file that can be written to, or could be made; return it with an absolute path.
 
     :raises Error: ``validation_error``.
     """
@@ -69,6 +60,7 @@ def check_url(url: URL) -> None:
     check_place(path.parent, "url")
     if path.exists() and not path.is_file():
         checks.refuse("url", f"names {path}, which is no file", path=str(path))
+    return url.set(database=str(path.absolute()))
 
 
 def make_file(path: Path) -> None:
@@ -88,23 +80,29 @@ def make_file(path: Path) -> None:
         ) from error
 
 
-def prepare(engine: Engine, *, writing: bool) -> None:
-    """Have every connection of an engine set up.
+def options(_url: URL, _patience: float, *, writing: bool, readers: int) -> dict[str, Any]:
+    """Return what an engine is made with. Those who read are as many as there are: a file refuses none."""
+    return {
+        "connect_args": {"timeout": BUSY_SLICE, "check_same_thread": False},
+        "pool_size": 1 if writing else readers,
+        "max_overflow": 0 if writing else -1,
+        **({} if writing else {"isolation_level": "AUTOCOMMIT"}),
+    }
+
+
+def prepare(engine: Engine, _patience: float, *, writing: bool) -> None:
+    """Have every connection of an engine set up. Whoever waits for a lock asks for it again and again.
 
     :param writing: whether the connections write, or are to refuse writing.
     """
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins no transactions of its own
-        if not writing:
-            connection.execute("PRAGMA query_only = ON")
-            return
-        connection.execute("PRAGMA synchronous = FULL")
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            message = f"the database cannot be switched to WAL mode, it stays in {mode!r}; keep it on a local file system"
-            raise Error("storage_error", message, details={"reason": "no_wal"})
+        try:
+            _set_up(connection, writing=writing)
+        except BaseException:
+            connection.close()  # the pool would leave it to the garbage collector
+            raise
 
     if writing:
 
@@ -113,23 +111,35 @@ def prepare(engine: Engine, *, writing: bool) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def is_busy(error: BaseException | None) -> bool:
-    """Tell whether an error says that somebody else holds a lock."""
-    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _set_up(connection: sqlite3.Connection, *, writing: bool) -> None:
+    connection.isolation_level = None  # the driver begins no transactions of its own
+    if not writing:
+        connection.execute("PRAGMA query_only = ON")
+        return
+    connection.execute("PRAGMA synchronous = FULL")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        message = f"the database cannot be switched to WAL mode, it stays in {mode!r}; keep it on a local file system"
+        raise Error("storage_error", message, details={"reason": "no_wal"})
 
 
-def failure(error: BaseException | None, *, writing: bool) -> Failure | None:
-    """Return what an error means; ``None`` for one that has no meaning of its own."""
+def trouble(error: BaseException) -> Trouble:
+    """Tell what may be done about an error of SQLAlchemy's."""
+    if _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Trouble.BUSY
+    return Trouble.CONFLICT if isinstance(error, IntegrityError) else Trouble.FINAL
+
+
+def failure(error: BaseException, *, writing: bool) -> Failure | None:
+    """Return what an error of SQLAlchemy's means; ``None`` for one that has no meaning of its own."""
     code = _primary_code(error)
     if code == sqlite3.SQLITE_IOERR:
         return WRITE_FAILED if writing else READ_FAILED
-    if code == sqlite3.SQLITE_ERROR and any(
-        text in str(error) for text in ("no such table", "no such column", "has no column")
-    ):
+    if code == sqlite3.SQLITE_ERROR and any(text in str(error) for text in MISSING):
         return OUTDATED
     return FAILURES.get(code)
 
 
-def _primary_code(error: BaseException | None) -> int:
-    """Return the result code without what extends it."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+def _primary_code(error: BaseException) -> int:
+    """Return the result code of SQLite without what extends it; 0 where there is none."""
+    return int(getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)) & 0xFF

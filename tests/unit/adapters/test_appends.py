@@ -17,11 +17,11 @@ class Reserving:
         self.last = last
         self.asked = []
 
-    def __call__(self, session_id, count):
-        self.asked.append((session_id, count))
-        first = self.last.get(session_id, 0) + 1
-        self.last[session_id] = first + count - 1
-        return first
+    def __call__(self, needs):
+        self.asked += needs.items()
+        firsts = {session_id: self.last.get(session_id, 0) + 1 for session_id in needs}
+        self.last |= {session_id: first + needs[session_id] - 1 for session_id, first in firsts.items()}
+        return firsts
 
 
 # -- numbered -------------------------------------------------------------------------------------------------------

@@ -10,13 +10,10 @@ from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from asm.adapters import SqlSessionStore
-from asm.adapters.appends import Appends
-from asm.adapters.sql import engine, sqlite, tables
-from asm.adapters.sql.engine import CONFLICTS, Database, parse_url
+from asm.adapters.sql import sqlite, tables
+from asm.adapters.sql.engine import ATTEMPTS, Database, parse_url
 from asm.core.errors import Error
 from asm.testing.samples import MOMENTS, at, event, refused, run, session
 
@@ -103,17 +100,6 @@ def test_a_refused_url_is_not_shown(url):
     assert "secret" not in f"{error} {error.details} {error.__cause__!r} {error.__context__!r}"
 
 
-def test_a_server_that_fails_is_named_without_its_password(path, monkeypatch):
-    """SQLite stands in for the server, so that there is a driver whose errors are real."""
-    monkeypatch.setattr(engine, "create_engine", lambda _, **options: sqlalchemy.create_engine(f"sqlite:///{path}", **options))
-    with closing(Database(sqlalchemy.make_url("postgresql+psycopg://user:secret@host/db"), 0)) as database:
-        assert database.name == "postgresql+psycopg://user:***@host/db"
-        with pytest.raises(Error, match="cannot be reached") as caught:
-            database.read(lambda connection: connection.exec_driver_sql("SELECT nothing FROM nowhere"))
-        assert caught.value.code == "storage_connection_failed"
-        assert "secret" not in f"{caught.value} {caught.value.details}"
-
-
 def test_the_store_shows_its_database(store, path):
     assert repr(store) == f"SqlSessionStore(url='sqlite+pysqlite:///{path}')"
 
@@ -145,11 +131,10 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
 def test_the_settings_of_the_connections(store):
     assert pragma(store._database._readers, "journal_mode") == "wal"
     assert pragma(store._database._readers, "query_only") == 1
-    with store._database._lock:
-        assert pragma(store._database._writer, "journal_mode") == "wal"
-        assert pragma(store._database._writer, "synchronous") == 2  # FULL
-        assert pragma(store._database._writer, "busy_timeout") == 100
-        assert pragma(store._database._writer, "query_only") == 0
+    assert pragma(store._database._writer, "journal_mode") == "wal"
+    assert pragma(store._database._writer, "synchronous") == 2  # FULL
+    assert pragma(store._database._writer, "busy_timeout") == 100
+    assert pragma(store._database._writer, "query_only") == 0
 
 
 def test_transactions_are_ours(store):
@@ -196,6 +181,7 @@ def test_the_tables_are_those_of_the_contract(store, path):
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         }
     assert columns == {
+        "asm_schema_version": ["version_num"],
         "asm_sessions": list(session().to_fields()),
         "asm_runs": list(run().to_fields()),
         "asm_events": list(event().to_fields()),
@@ -354,12 +340,12 @@ def test_a_conflict_with_another_process_is_tried_again(store):
 
     def write(connection):
         calls.append(None)
-        if len(calls) <= CONFLICTS:
+        if len(calls) <= ATTEMPTS:
             connection.exec_driver_sql("INSERT INTO asm_session_sequences SELECT * FROM asm_session_sequences")
         return "written"
 
     assert store._database.write(write) == "written"
-    assert len(calls) == CONFLICTS + 1
+    assert len(calls) == ATTEMPTS + 1
     assert store.append_event_with_sequence(stored).sequence_number == 1
 
 
@@ -478,20 +464,20 @@ def test_a_damaged_database(path):
 
 def test_a_full_database(store):
     store.append_event(event())
-    with store._database._lock, store._database._writer.connect() as connection:
+    with store._database._writer.connect() as connection:
         driver = connection.connection.driver_connection
         pages = driver.execute("PRAGMA page_count").fetchone()[0]
         driver.execute(f"PRAGMA max_page_count = {pages}")
     with refused("storage_write_failed", reason="disk_full"):
         store.append_events([event(data={"text": "x" * 100_000}), event()])
     assert store.get_latest_sequence("ses") == 1
-    with store._database._lock, store._database._writer.connect() as connection:
+    with store._database._writer.connect() as connection:
         connection.connection.driver_connection.execute("PRAGMA max_page_count = 1000000")
     assert store.append_event_with_sequence(event()).sequence_number == 2
 
 
 def test_a_database_that_may_not_be_written_to(store):
-    with store._database._lock, store._database._writer.connect() as connection:
+    with store._database._writer.connect() as connection:
         connection.connection.driver_connection.execute("PRAGMA query_only = ON")
     with refused("storage_write_failed", reason="read_only"):
         store.append_event(event())
@@ -538,8 +524,8 @@ def test_tables_that_are_missing_or_of_another_version(store, path):
     ],
 )
 def test_every_result_code_has_a_meaning(code, writing, expected):
-    error = sqlite3.OperationalError("text")
-    error.sqlite_errorcode = code
+    error = sqlalchemy.exc.OperationalError("statement", {}, sqlite3.OperationalError("text"))
+    error.orig.sqlite_errorcode = code
     assert sqlite.failure(error, writing=writing)[:2] == expected
 
 
@@ -582,65 +568,3 @@ def test_a_store_that_could_not_start_holds_nothing_open(path):
         with refused("storage_read_failed"):
             SqlSessionStore(url=f"sqlite:///{path}")
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-# -- PostgreSQL is only a URL away ----------------------------------------------------------------------------------
-
-
-def test_the_tables_compile_for_postgresql():
-    dialect = postgresql.dialect()
-    sql = "\n".join(str(CreateTable(table).compile(dialect=dialect)) for table in tables.METADATA.sorted_tables)
-    for line in (
-        'id TEXT COLLATE "C" NOT NULL',
-        "tags TEXT[]",
-        "metadata JSON",
-        "created_at TIMESTAMP WITHOUT TIME ZONE NOT NULL",
-        "sequence_number BIGINT NOT NULL",
-        "cost_usd DOUBLE PRECISION",
-    ):
-        assert line in sql
-    assert all(
-        CreateIndex(index).compile(dialect=dialect) for table in tables.METADATA.sorted_tables for index in table.indexes
-    )
-
-
-def test_times_are_naive_utc_for_postgresql():
-    column, dialect = tables.events.c.timestamp.type, postgresql.dialect()
-    stored = column.process_bind_param(at(0), dialect)
-    assert stored.tzinfo is None
-    assert column.process_result_value(stored, dialect) == at(0)
-
-
-def test_writes_compile_for_postgresql():
-    """A connection that compiles and executes nothing shows what a PostgreSQL would be sent."""
-    sent = []
-
-    class Connection:
-        dialect = postgresql.dialect()
-
-        def execute(self, statement, rows=None):
-            sent.append(str(statement.compile(dialect=self.dialect, compile_kwargs={"render_postcompile": True})))
-            return self
-
-        def keys(self):
-            return []
-
-        def __iter__(self):
-            return iter([])
-
-        def scalar_one(self):
-            return 1
-
-    class Fake:
-        name = "fake"
-        write = staticmethod(lambda function: function(Connection()))
-
-    store = SqlSessionStore.__new__(SqlSessionStore)
-    store.appends, store._database = Appends(), Fake()
-    store.save_session(session())
-    store.append_event(event())
-    assert "ON CONFLICT (id) DO UPDATE SET" in sent[0]
-    assert "SELECT asm_events" in sent[1]
-    assert "ON CONFLICT (session_id) DO UPDATE SET last_sequence = (asm_session_sequences.last_sequence + " in sent[2]
-    assert "RETURNING asm_session_sequences.last_sequence" in sent[2]
-    assert sent[3].startswith("INSERT INTO asm_events")

@@ -31,7 +31,7 @@ def plans(store):
 
         def noted(_connection, _cursor, statement, parameters, _context, many):
             if not statement.startswith("BEGIN"):
-                sent.append((statement, parameters[0] if many else parameters))
+                sent.append((statement, parameters[0] if many and isinstance(parameters, list) else parameters))
 
         engines = (store._database._readers, store._database._writer)
         for engine in engines:

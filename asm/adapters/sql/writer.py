@@ -1,0 +1,197 @@
+"""The one that writes: a thread that commits whatever waits, together.
+
+::
+
+    callers ──► queue ──► group ──► begin ─► perform the set ─► commit ──► announce the appends ──► answer each
+                            ▲            │
+                            │            ├─► the connection broke, or others were in the way: the same group again
+                            │            └─► refused: each half by itself, until who is at fault stands alone
+                            └── all that waits at that moment, of one kind; nobody waits for more to come
+
+While one group is being committed the next one gathers, so a commit, which costs the same for one write as for many, is
+shared by as many as there are. Whoever is refused takes nobody along: a transaction that failed has changed nothing, and
+its halves are made again, each in a transaction of its own. Savepoints would be one for every write, whether any fails or
+not, and SQLite gives up the whole transaction for some errors, savepoints or none.
+
+A connection may break during the commit, and then nobody knows whether it took place. Events are simply appended again:
+those that are stored already are found by their ids. Who saved or deleted something is told that the outcome is unknown,
+because doing it again could undo what somebody else did in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from asm.adapters.appends import Appends
+from asm.adapters.sql.engine import Database, Patience
+from asm.adapters.sql.failures import Trouble
+from asm.adapters.sql.writes import Write, perform
+from asm.core.errors import Error
+
+__all__ = ["MOST_EVENTS", "MOST_WRITES", "Done", "Writer"]
+
+_log: Final = logging.getLogger(__name__)
+
+MOST_WRITES: Final = 256
+"""How many writes go into one transaction."""
+
+MOST_EVENTS: Final = 4096
+"""How many events go into one transaction, if there is more than one write."""
+
+Done = Callable[[Any, BaseException | None], object]
+"""Told the result of a write after its commit, or why it failed; in the thread of the writer, which it must not hold up."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A write that waits for its commit."""
+
+    write: Write
+    done: Done
+    since: float = field(default_factory=time.monotonic)
+
+
+class Writer:
+    """Writes to a database. Safe to use from any thread.
+
+    :param database: where to.
+    :param appends: told of the events that were committed.
+    """
+
+    def __init__(self, database: Database, appends: Appends) -> None:
+        self._database = database
+        self._appends = appends
+        self._queue: deque[_Pending] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="asm-sql-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, write: Write, done: Done) -> None:
+        """Queue a write, and return at once.
+
+        :raises Error: ``storage_error`` with the reason ``closed``.
+        """
+        with self._changed:
+            if self._closed:
+                raise Error("storage_error", "the store was closed", details={"reason": "closed"})
+            self._queue.append(_Pending(write, done))
+            self._changed.notify()
+
+    def write(self, write: Write) -> Any:
+        """Queue a write, wait for its commit, and return its result.
+
+        :raises Error: as :meth:`submit`, and why it failed.
+        """
+        answered: Future[Any] = Future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                answered.set_result(result)
+            else:
+                answered.set_exception(error)
+
+        self.submit(write, done)
+        return answered.result()
+
+    def close(self) -> None:
+        """Commit what is queued, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    # -- The thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while group := self._next():
+            self._commit(group)
+
+    def _next(self) -> list[_Pending]:
+        """Wait for a write; return it with all that wait behind it and fit. Empty when there will be no more."""
+        with self._changed:
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            group: list[_Pending] = []
+            weight = 0
+            while self._queue and len(group) < MOST_WRITES:
+                following = self._queue[0].write
+                weight += len(following.events)
+                if group and (weight > MOST_EVENTS or _deletes(following) != _deletes(group[0].write)):
+                    break
+                group.append(self._queue.popleft())
+            return group
+
+    def _commit(self, group: Sequence[_Pending]) -> None:
+        """Commit a group, in parts if it must be, and answer every write of it."""
+        patience = Patience(min(item.since for item in group) + self._database.patience)
+        while True:
+            committing = False
+            try:
+                with self._database.transaction() as connection:
+                    results = perform(connection, [item.write for item in group])
+                    committing = True
+            except Exception as error:  # noqa: BLE001  # whoever waits is told of anything, and the thread lives on
+                trouble = self._database.trouble(error)
+                if committing and trouble is Trouble.LOST:
+                    group = self._settle(group, error)
+                if group and patience.allows(trouble):
+                    continue
+                if trouble is Trouble.BUSY:
+                    self._expire(group, error)
+                elif committing or len(group) == 1 or self._is_away(error):
+                    self._refuse(group, error)
+                else:
+                    self._commit(group[: len(group) // 2])
+                    self._commit(group[len(group) // 2 :])
+                return
+            self._answer(group, results)
+            return
+
+    def _settle(self, group: Sequence[_Pending], error: Exception) -> list[_Pending]:
+        """Return what may be repeated of a group whose commit may or may not have taken place; refuse the rest."""
+        self._refuse([item for item in group if not item.write.repeatable], error, outcome="unknown")
+        return [item for item in group if item.write.repeatable]
+
+    def _expire(self, group: Sequence[_Pending], error: Exception) -> None:
+        """Refuse those who have waited for a lock for long enough, and try again for the others."""
+        oldest = time.monotonic() - self._database.patience
+        self._refuse([item for item in group if item.since <= oldest], error)
+        if others := [item for item in group if item.since > oldest]:
+            self._commit(others)
+
+    def _is_away(self, error: Exception) -> bool:
+        """Tell whether the database cannot be reached, so that parts of the group would fare no better."""
+        meaning = self._database.error(error, writing=True)
+        return isinstance(meaning, Error) and meaning.code == "storage_connection_failed"
+
+    def _refuse(self, group: Sequence[_Pending], error: Exception, **details: str) -> None:
+        for item in group:
+            made = self._database.error(error, writing=True)  # each its own: every raise adds to an exception's traceback
+            if isinstance(made, Error):
+                made.details.update(details)
+            _tell(item, None, made)
+
+    def _answer(self, group: Sequence[_Pending], results: Sequence[Any]) -> None:
+        if told := [event.session_id for item in group for event in item.write.events]:
+            self._appends.announce(told)
+        for item, result in zip(group, results, strict=True):
+            _tell(item, result, None)
+
+
+def _tell(item: _Pending, result: Any, error: BaseException | None) -> None:
+    try:
+        item.done(result, error)
+    except Exception:  # noqa: BLE001  # one that cannot be told must not keep the others waiting
+        _log.exception("whoever asked for a write could not be told of its outcome")
+
+
+def _deletes(write: Write) -> bool:
+    return write.deleted is not None

@@ -1,0 +1,194 @@
+"""What is written, as data, and how many writes become few statements.
+
+Writes that are committed together are performed as one set: the ids of all their events are looked up with one query, the
+counters of all their sessions move on with one statement, and all new rows of a table go in with one. The outcome is that
+of performing them one after the other, in their order.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from asm.adapters.appends import flushed_run, numbered
+from asm.adapters.sql.tables import events, runs, sequences, sessions
+from asm.core.errors import Error
+from asm.core.values import Event, Run, Session, Value
+
+__all__ = ["CHANNEL", "WRITES", "Write", "among", "perform", "values"]
+
+V = TypeVar("V", bound=Value)
+
+IDS: Final = 500
+"""How many ids are looked up with one query. Databases limit the parameters of a statement."""
+
+CHANNEL: Final = "asm_events"
+"""Where PostgreSQL tells of appends."""
+
+PAYLOAD: Final = 7900
+"""The most bytes of a session's id that a notification carries. PostgreSQL's limit is just below 8,000."""
+
+
+def _nothing(_stored: list[Event]) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write: what it stores, or the session that it deletes."""
+
+    events: Sequence[Event] = ()
+    session: Session | None = None
+    run: Run | None = None
+    deleted: str | None = None
+    answer: Callable[[list[Event]], Any] = _nothing
+    """Makes the result of the operation from the events as they are stored."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether doing it twice is the same as doing it once, whatever others did in between.
+
+        Events are, by their ids. A value that is saved twice may undo what somebody else saved in between.
+        """
+        return self.session is None and self.run is None and self.deleted is None
+
+
+WRITES: Final[dict[str, Callable[..., Write]]] = {
+    "save_session": lambda session: Write(session=session),
+    "delete_session": lambda session_id: Write(deleted=session_id),
+    "save_run": lambda run: Write(run=run),
+    "append_event": lambda event: Write([event]),
+    "append_event_with_sequence": lambda event: Write([event], answer=lambda stored: stored[0]),
+    "append_events": lambda events: Write(events, answer=lambda stored: stored),
+    "flush": lambda result: Write(result["events"], result["session"], flushed_run(result)),
+}
+"""The operations that write, as what they write."""
+
+
+def perform(connection: Connection, writes: Sequence[Write]) -> list[Any]:
+    """Perform writes that either all delete or all store; return the result of each.
+
+    Rows are locked in the order that :mod:`asm.adapters.sql.postgres` explains.
+    """
+    if writes[0].deleted is not None:
+        _delete(connection, sorted({str(write.deleted) for write in writes}))
+        return [None] * len(writes)
+    stored = _append(connection, [event for write in writes for event in write.events])
+    _save(connection, sessions, [write.session for write in writes if write.session is not None])
+    _save(connection, runs, [write.run for write in writes if write.run is not None])
+    return [write.answer([stored[event.id] for event in write.events]) for write in writes]
+
+
+def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
+    """Delete sessions with all that belongs to them.
+
+    A counter is made where there is none, because its lock keeps others from appending in the middle.
+    """
+    now = datetime.now(UTC)
+    locked = [{"session_id": session_id, "last_sequence": 0, "updated_at": now} for session_id in session_ids]
+    connection.execute(_counting(connection.dialect.name), locked)
+    owned = [{"owner": session_id} for session_id in session_ids]
+    for key in (events.c.session_id, sessions.c.id, runs.c.session_id, sequences.c.session_id):
+        connection.execute(delete(key.table).where(key == bindparam("owner")), owned)
+
+
+def _append(connection: Connection, appended: Sequence[Event]) -> dict[str, Event]:
+    """Store the new ones of the events; return each event as it is stored, by id."""
+    stored: dict[str, Event] = {}
+    ids = list(dict.fromkeys(event.id for event in appended))
+    for start in range(0, len(ids), IDS):
+        query = select(events).where(among(events.c.id, ids[start : start + IDS]))
+        stored |= {event.id: event for event in values(connection, Event, query)}
+    new = numbered(appended, stored, lambda needs: _reserve(connection, needs))
+    if new:
+        connection.execute(insert(events), [_row(event) for event in new.values()])
+        _notify(connection, {event.session_id for event in new.values()})
+    return stored | new
+
+
+def _reserve(connection: Connection, needs: Mapping[str, int]) -> dict[str, int]:
+    """Take the next sequence numbers of sessions; return the first of each. Other writers wait for the commit."""
+    now = datetime.now(UTC)
+    counters = [{"session_id": name, "last_sequence": count, "updated_at": now} for name, count in needs.items()]
+    counted = connection.execute(_reserving(connection.dialect.name), counters)
+    return {name: last - needs[name] + 1 for name, last in counted}
+
+
+def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
+    """Have PostgreSQL tell every listener of the appends when they are committed."""
+    if connection.dialect.name != "postgresql":
+        return
+    told = sorted({session_id if len(session_id.encode()) <= PAYLOAD else "" for session_id in session_ids})
+    payloads = bindparam("payloads", told, type_=postgresql.ARRAY(postgresql.TEXT()))
+    connection.execute(select(func.pg_notify(CHANNEL, func.unnest(payloads))))
+
+
+def _save(connection: Connection, table: Table, saved: Sequence[Session | Run]) -> None:
+    """Insert values, or replace those with their ids. Of several with one id the last counts."""
+    if saved:
+        rows = {value.id: _row(value) for value in saved}
+        connection.execute(_saving(connection.dialect.name, table), [rows[name] for name in sorted(rows)])
+
+
+@functools.cache
+def _saving(dialect: str, table: Table) -> Any:
+    """Return the statement that inserts a row, or replaces the one with its id."""
+    statement = _insert(dialect, table)
+    replaced = {item.name: statement.excluded[item.name] for item in table.columns if item.name != "id"}
+    return statement.on_conflict_do_update(index_elements=[table.c.id], set_=replaced)
+
+
+@functools.cache
+def _counting(dialect: str) -> Any:
+    """Return the statement that moves a session's counter on, and makes it where there is none."""
+    statement = _insert(dialect, sequences)
+    moved = sequences.c.last_sequence + statement.excluded.last_sequence
+    return statement.on_conflict_do_update(
+        index_elements=[sequences.c.session_id], set_={"last_sequence": moved, "updated_at": statement.excluded.updated_at}
+    )
+
+
+@functools.cache
+def _reserving(dialect: str) -> Any:
+    """Return the statement that moves counters on, and tells where they stand then."""
+    return _counting(dialect).returning(sequences.c.session_id, sequences.c.last_sequence)
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    """Return an ``INSERT`` that can be continued with ``ON CONFLICT``, which each database has of its own."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def _row(value: Value) -> dict[str, Any]:
+    """Return the columns of a value."""
+    row = value.to_fields()
+    for name in ("status", "type"):
+        if name in row:
+            row[name] = row[name].value
+    return row
+
+
+def values(connection: Connection, kind: type[V], query: Select[Any]) -> list[V]:
+    """Return the values that a query finds.
+
+    :raises Error: ``storage_read_failed`` when a row does not hold one.
+    """
+    result = connection.execute(query)
+    try:
+        names = tuple(result.keys())
+        return [kind.from_fields(dict(zip(names, row, strict=True))) for row in result]
+    except (Error, ValueError, TypeError) as error:
+        message = f"what the database holds is no {kind.__name__}: {error}"
+        raise Error("storage_read_failed", message, details={"reason": "malformed_row", "cause": str(error)}) from error
+
+
+def among(item: ColumnElement[Any], wanted: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that a column holds one of the values. A single one is compared, which keeps an index in order."""
+    plain = [str(value) for value in wanted]
+    return item == plain[0] if len(plain) == 1 else item.in_(plain)
