@@ -32,12 +32,14 @@ from asm.core.errors import (
     ValidationError,
 )
 from asm.core.values import ArtifactInfo, Event, EventType, Run, RunStatus, Session, SessionStatus
+from asm.operations import implements
 from asm.ports import ArtifactStore, SessionStore
 
 if TYPE_CHECKING:
     from asm import aio
     from asm.adapters.files import FileArtifactStore
     from asm.adapters.memory import InMemorySessionStore
+    from asm.adapters.s3 import S3ArtifactStore
     from asm.adapters.sql import SqlSessionStore
     from asm.linked import CompositeSessionStore, Handle
 
@@ -58,6 +60,7 @@ __all__ = [
     "ResourceError",
     "Run",
     "RunStatus",
+    "S3ArtifactStore",
     "Session",
     "SessionStatus",
     "SessionStore",
@@ -69,6 +72,7 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "implements",
 ]
 
 _LATER: Final = {
@@ -76,6 +80,7 @@ _LATER: Final = {
     "FileArtifactStore": "asm.adapters",
     "Handle": "asm.linked",
     "InMemorySessionStore": "asm.adapters",
+    "S3ArtifactStore": "asm.adapters",
     "SqlSessionStore": "asm.adapters",
 }
 """What is imported when it is asked for, and from where."""

@@ -15,18 +15,40 @@ from asm.operations import CONTRACTS, OPERATIONS
 if TYPE_CHECKING:
     from asm.adapters.files import FileArtifactStore
     from asm.adapters.memory import InMemorySessionStore
+    from asm.adapters.s3 import S3ArtifactStore
     from asm.adapters.sql import SqlSessionStore
 
-__all__ = ["EXTRAS", "STORES", "FileArtifactStore", "InMemorySessionStore", "SqlSessionStore", "contract_of", "load"]
+__all__ = [
+    "EXTRAS",
+    "STORES",
+    "FileArtifactStore",
+    "InMemorySessionStore",
+    "S3ArtifactStore",
+    "SqlSessionStore",
+    "contract_of",
+    "load",
+    "resolve",
+]
 
 STORES: Final[dict[str, str]] = {
     "memory": "asm.adapters.memory:InMemorySessionStore",
     "sql": "asm.adapters.sql:SqlSessionStore",
     "file": "asm.adapters.files:FileArtifactStore",
+    "s3": "asm.adapters.s3:S3ArtifactStore",
 }
 """Our stores: the short name that a configuration uses, and where the class is."""
 
-EXTRAS: Final[dict[str, str]] = {"sqlalchemy": "sql"}
+ENTRY_POINTS: Final = ("asm.session_stores", "asm.artifact_stores")
+"""The groups in which installed packages name stores of their own."""
+
+EXTRAS: Final[dict[str, str]] = {
+    "sqlalchemy": "sql",
+    "alembic": "sql",
+    "psycopg": "postgres",
+    "boto3": "s3",
+    "botocore": "s3",
+    "s3transfer": "s3",
+}
 """The packages that our stores need, and the extra of this distribution that brings each."""
 
 _CLASSES: Final = {reference.partition(":")[2]: reference for reference in STORES.values()}
@@ -46,11 +68,12 @@ def __getattr__(name: str) -> type:
 def load(reference: str) -> type:
     """Return the class of a store.
 
-    :param reference: a short name (:data:`STORES`), or ``package.module:Class``.
+    :param reference: a short name (:data:`STORES`), the name of an entry point (:data:`ENTRY_POINTS`), or
+        ``package.module:Class``.
     :raises Error: ``validation_error`` for a reference to nothing or to what is no store;
         ``dependency_not_available`` when the store's module needs a package that is not installed.
     """
-    reference = STORES.get(reference, reference) if isinstance(reference, str) else reference
+    reference = resolve(reference)
     module_name, class_name = _parts(reference)
     try:
         module = importlib.import_module(module_name)
@@ -89,11 +112,23 @@ def contract_of(cls: type) -> str:
     raise Error("validation_error", f"{cls.__qualname__} is no store: {problem}", details={"field": "store", "lacks": lacks})
 
 
+def resolve(reference: Any) -> Any:
+    """Return ``package.module:Class`` for a name: one of ours, or an entry point of an installed package."""
+    if not isinstance(reference, str) or ":" in reference:
+        return reference
+    if reference in STORES:
+        return STORES[reference]
+    from importlib.metadata import entry_points  # noqa: PLC0415  # reads the disk, for names that are not ours only
+
+    found = [point for group in ENTRY_POINTS for point in entry_points(group=group, name=reference)]
+    return found[0].value if found else reference
+
+
 def _parts(reference: Any) -> tuple[str, str]:
     """Split ``package.module:Class``."""
     module_name, separator, class_name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
     if not separator or not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise _refused(reference, "it must be one of these names, or have the form package.module:Class")
+        raise _refused(reference, "it must be a name of ours or of an installed package, or have the form package.module:Class")
     return module_name, class_name
 
 

@@ -26,7 +26,12 @@ def test_a_store_is_found_by_its_name_and_by_its_place(reference, store):
 
 
 def test_every_name_has_a_store():
-    assert {name: contract_of(load(name)) for name in STORES} == {"memory": "session", "sql": "session", "file": "artifact"}
+    assert {name: contract_of(load(name)) for name in STORES} == {
+        "memory": "session",
+        "sql": "session",
+        "file": "artifact",
+        "s3": "artifact",
+    }
     assert all(getattr(asm.adapters, reference.partition(":")[2]) is load(name) for name, reference in STORES.items())
 
 

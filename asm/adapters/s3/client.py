@@ -1,0 +1,204 @@
+"""The client of the service: made from the settings, and its exceptions turned into ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
+)
+from botocore.parsers import ResponseParserError
+from s3transfer.manager import TransferConfig
+from urllib3.exceptions import HTTPError
+
+from asm.core import checks
+from asm.core.errors import Error
+
+__all__ = ["CONNECTIONS", "VENDOR_ERRORS", "check_settings", "make_client", "naming", "transfer_config"]
+
+MIB: Final = 1024 * 1024
+
+CONNECTIONS: Final = 64
+"""How many connections are kept open for the next request. More are made as they are needed."""
+
+VENDOR_ERRORS: Final = (ClientError, BotoCoreError, ResponseParserError)
+"""All that a call of the client raises."""
+
+LOST: Final = (BotoConnectionError, HTTPClientError, IncompleteReadError, HTTPError, OSError)
+
+BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:\S+")
+STYLES: Final = ("auto", "path", "virtual")
+
+RANGES: Final[dict[str, tuple[bool, float, float]]] = {
+    "multipart_chunk_size": (True, 5 * MIB, 1024 * MIB),
+    "max_concurrency": (True, 1, 64),
+    "connect_timeout": (False, 0.001, 3600),
+    "read_timeout": (False, 0.001, 3600),
+    "max_attempts": (True, 1, 100),
+    "abandoned_after": (False, 60, 10 * 365 * 86400),
+}
+"""The settings that are numbers: whether they are whole, the least and the greatest. S3 takes no part below 5 MiB."""
+
+OVERLOADED: Final = {"SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "Throttling", "RequestLimitExceeded"}
+
+REFUSED: Final = "the service does not accept the credentials; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or the profile"
+
+REMEDIES: Final = {
+    "RequestTimeTooSkewed": "the clock of this machine and that of the service differ too much; set this machine's clock",
+    "NoSuchBucket": "the bucket does not exist; create it, or correct the option bucket",
+    "AccessDenied": "access is forbidden; the credentials need permission to list the bucket and to get, put and delete in it",
+    "InvalidAccessKeyId": REFUSED,
+    "SignatureDoesNotMatch": REFUSED,
+    "InvalidToken": REFUSED,
+    "ExpiredToken": "the credentials have expired; renew them",
+    "PermanentRedirect": "the bucket is in another region; correct the option region",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; correct the option region",
+}
+"""What the service's codes mean, and what to do."""
+
+
+def check_settings(options: dict[str, Any]) -> None:
+    """Check the options of the store.
+
+    :raises Error: ``validation_error``.
+    """
+    bucket = checks.identifier(options["bucket"], "bucket")
+    if not BUCKET.fullmatch(bucket):
+        checks.refuse("bucket", f"must be the name of a bucket, not {checks.shown(bucket)}")
+    prefix = checks.text(options.get("prefix", ""), "prefix")
+    if prefix and (
+        len(prefix.encode()) > 512 or not prefix.isprintable() or {"", ".", ".."} & set(prefix.removesuffix("/").split("/"))
+    ):
+        checks.refuse("prefix", f"must be printable text such as team/asm, 512 bytes at the most, not {checks.shown(prefix)}")
+    if (endpoint_url := options.get("endpoint_url")) is not None:
+        _check_url(checks.text(endpoint_url, "endpoint_url"))
+    if (region := options.get("region")) is not None:
+        checks.identifier(region, "region")
+    if (style := options.get("addressing_style", "auto")) not in STYLES:
+        checks.refuse("addressing_style", f"must be one of {', '.join(STYLES)}, not {checks.shown(style)}")
+    for name, (whole, least, greatest) in RANGES.items():
+        if name in options and not (_is_number(options[name], whole=whole) and least <= options[name] <= greatest):
+            what = "a whole number" if whole else "a number of seconds"
+            checks.refuse(name, f"must be {what} from {least} to {greatest}, not {checks.shown(options[name])}")
+
+
+def _is_number(value: Any, *, whole: bool) -> bool:
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+
+
+def _check_url(url: str) -> None:
+    """Check the address of a service, and do not tell it if it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        right = False
+    if not right:
+        checks.refuse("endpoint_url", "must be the address of the service, such as https://s3.example.org")
+    if "@" in parts.netloc:
+        checks.refuse("endpoint_url", "must hold no user and password; credentials come from the environment")
+
+
+def make_client(
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    addressing_style: str,
+    connect_timeout: float,
+    read_timeout: float,
+    max_attempts: int,
+) -> Any:
+    """Return a client, which any number of threads may use. Nothing is sent yet.
+
+    :raises Error: ``validation_error`` or ``storage_error`` for settings of the environment that it cannot use.
+    """
+    if endpoint_url is not None and addressing_style == "auto":
+        addressing_style = "path"  # few services other than S3 itself have a host name for each bucket
+    config = Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={"total_max_attempts": max_attempts, "mode": "standard"},
+        max_pool_connections=CONNECTIONS,
+        s3={"addressing_style": addressing_style},
+        # Checksums of boto's own are not understood by every service. The artifact has one, kept and checked by us.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    with naming("use the service", None, endpoint_url):
+        # A session of its own: the default one is not made for threads.
+        return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+
+
+def transfer_config(chunk_size: int, concurrency: int) -> TransferConfig:
+    """Return the settings of one upload. It holds so many chunks in memory, the one that is being read, and the one before."""
+    return TransferConfig(
+        multipart_threshold=chunk_size,
+        multipart_chunksize=chunk_size,
+        max_request_concurrency=concurrency,
+        max_submission_concurrency=1,
+        max_in_memory_upload_chunks=concurrency,
+    )
+
+
+@contextmanager
+def naming(doing: str, bucket: str | None, endpoint: str | None) -> Iterator[None]:
+    """Turn what the client raises into an :class:`Error`.
+
+    :param doing: what is being done, in words that fit behind "failed to".
+    """
+    try:
+        yield
+    except ClientError as error:
+        raise _refused(error, doing, bucket, endpoint) from error
+    except LOST as error:
+        message = f"failed to {doing}: no answer from {_place(bucket, endpoint)}: {error}"
+        raise Error("storage_connection_failed", message, details=_details(bucket, error)) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        message = (
+            f"failed to {doing}: there are no credentials for {_place(bucket, endpoint)}: {error}; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or one of the other ways in which AWS clients find them"
+        )
+        raise Error("storage_error", message, details={**_details(bucket, error), "reason": "no_credentials"}) from error
+    except (BotoCoreError, ResponseParserError, ValueError) as error:
+        message = f"failed to {doing}: {_place(bucket, endpoint)} cannot be used: {error}"
+        raise Error("storage_error", message, details=_details(bucket, error)) from error
+
+
+def _refused(error: ClientError, doing: str, bucket: str | None, endpoint: str | None) -> Error:
+    """Return the error for an answer that says no."""
+    answer: dict[str, Any] = error.response
+    said, facts = answer.get("Error", {}), answer.get("ResponseMetadata", {})
+    code, status = str(said.get("Code", "")), facts.get("HTTPStatusCode")
+    why = REMEDIES.get(code) or said.get("Message") or "the service gives no reason"
+    details = {**_details(bucket, error), "service_code": code, "http_status": status}
+    if code in OVERLOADED or status in (429, 503):
+        details["reason"] = "overloaded"
+    return Error(
+        "storage_error",
+        f"failed to {doing} in {_place(bucket, endpoint)}: {why} ({code}, HTTP {status})",
+        details=details,
+        provider_error={"code": code, "message": said.get("Message"), "request_id": facts.get("RequestId")},
+    )
+
+
+def _place(bucket: str | None, endpoint: str | None) -> str:
+    service = endpoint or "AWS"
+    return f"the bucket {bucket} at {service}" if bucket else service
+
+
+def _details(bucket: str | None, error: Exception) -> dict[str, Any]:
+    return {"cause": str(error)} | ({"bucket": bucket} if bucket else {})

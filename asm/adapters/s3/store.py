@@ -1,0 +1,276 @@
+"""The artifact store in a bucket: each operation of the contract as requests.
+
+::
+
+    prefix/artifacts/<name>               one object an artifact (asm.adapters.s3.names, asm.adapters.s3.objects)
+    prefix/uploads/<process>/<number>     a large upload that is under way (asm.adapters.s3.uploads)
+
+=========  ========================================================================================================
+``put``    one request for what fits into a chunk; else a multipart upload, visible with its last request
+``get``    one request, streamed for ``open``; more if the connection breaks
+``stat``   one request, for the last kilobyte
+``list``   one request for every 1,000 names, and a ``stat`` for every artifact that it returns, many at a time
+=========  ========================================================================================================
+"""
+
+# ruff: noqa: D102  # the operations are documented in asm.ports, once
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from typing import Any, BinaryIO, Final, cast
+
+from botocore.exceptions import ClientError
+from s3transfer.manager import TransferManager
+
+from asm.adapters.base import Adapter
+from asm.adapters.s3.client import check_settings, make_client, naming, transfer_config
+from asm.adapters.s3.names import group, object_name, search_prefix, start_after
+from asm.adapters.s3.objects import LONGEST, ObjectReader, ObjectSource, damaged, unpack_trailer
+from asm.adapters.s3.uploads import RecordedClient, reclaim, this_process
+from asm.chunks import CHUNK
+from asm.core.errors import Error
+from asm.core.values import ArtifactInfo
+from asm.operations import implements
+from asm.ports import ArtifactInfos, ArtifactStore, Data
+
+__all__ = ["S3ArtifactStore"]
+
+_log: Final = logging.getLogger(__name__)
+
+PAGE: Final = 1000
+"""How many names the service tells in one answer."""
+
+Names = list[str]
+"""Has a name, because within the store ``list`` is an operation."""
+
+LOOKS: Final = 16
+"""How many trailers are read at the same time for a list."""
+
+
+@implements(ArtifactStore)
+class S3ArtifactStore(Adapter):
+    """An artifact store in a bucket of S3, or of a service that speaks its protocol.
+
+    Any number of threads, processes and machines may use one bucket and prefix. What a call acknowledged is as durable
+    as the service makes it. Credentials are found as every AWS client finds them: in the environment, the shared files,
+    or the role of the machine.
+
+    :param bucket: its name. The bucket must be there.
+    :param prefix: what the names of all objects begin with, as a directory: two stores with different ones share nothing.
+    :param endpoint_url: of a service other than AWS.
+    :param region: of the bucket; by default as AWS clients find it.
+    :param addressing_style: ``path`` or ``virtual``; with ``auto``, ``path`` wherever ``endpoint_url`` is given.
+    :param multipart_chunk_size: bytes, at least 5 MiB. What is larger is sent in parts of this size, 10,000 at the most,
+        so that an artifact can have 48 GiB unless this is set to more.
+    :param max_concurrency: how many parts of one ``put`` are sent at a time. So many chunks, and two more, are in memory.
+    :param connect_timeout: seconds to wait for a connection.
+    :param read_timeout: seconds to wait for the next byte of an answer.
+    :param max_attempts: how often a request is sent, when it fails in a way that may pass.
+    :param abandoned_after: seconds after which an upload that is not finished is taken for abandoned, although it is not
+        known that its process is dead. No ``put`` may take longer. Checked at the start of a store.
+    :raises Error: ``validation_error``; ``storage_connection_failed`` when the service does not answer; ``storage_error``
+        when the bucket does not exist, is forbidden, or cannot be used for another reason, which is told.
+    """
+
+    def __init__(
+        self,
+        *,
+        bucket: str,
+        prefix: str = "",
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        addressing_style: str = "auto",
+        multipart_chunk_size: int = 5 * 1024 * 1024,
+        max_concurrency: int = 2,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        max_attempts: int = 3,
+        abandoned_after: float = 86400.0,
+    ) -> None:
+        connection: dict[str, Any] = {
+            "endpoint_url": endpoint_url,
+            "region": region,
+            "addressing_style": addressing_style,
+            "connect_timeout": connect_timeout,
+            "read_timeout": read_timeout,
+            "max_attempts": max_attempts,
+        }
+        S3ArtifactStore.preflight(  # a subclass may take more
+            bucket=bucket,
+            prefix=prefix,
+            multipart_chunk_size=multipart_chunk_size,
+            max_concurrency=max_concurrency,
+            abandoned_after=abandoned_after,
+            **connection,
+        )
+        directory = f"{prefix.removesuffix('/')}/" if prefix else ""
+        self._bucket, self._endpoint = bucket, endpoint_url
+        self._objects, records = f"{directory}artifacts/", f"{directory}uploads/"
+        self._records = f"{records}{this_process()}"
+        self._transfer = transfer_config(multipart_chunk_size, max_concurrency)
+        self._client = make_client(**connection)
+        try:
+            with self._naming("start"):
+                self._client.list_objects_v2(Bucket=bucket, Prefix=self._objects, MaxKeys=1)
+            reclaim(self._client, bucket, records=records, objects=self._objects, older_than=abandoned_after)
+        except BaseException:
+            self._client.close()
+            raise
+        self._lookers = ThreadPoolExecutor(LOOKS, thread_name_prefix="s3-list")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(bucket={self._bucket!r}, prefix={self._objects.removesuffix('artifacts/')!r})"
+
+    @classmethod
+    def preflight(cls, **options: Any) -> None:
+        """Check the options. The service is not asked."""
+        super().preflight(**options)
+        check_settings(options)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if not self.closed:
+            super().close()
+            self._lookers.shutdown()
+            self._client.close()
+
+    def put(self, key: str, data: Data) -> None:
+        self.require_open()
+        source = ObjectSource(key, data)
+        client = RecordedClient(self._client, self._records, source)
+        try:
+            with self._naming(f"put {key!r}"), TransferManager(client, self._transfer) as manager:
+                manager.upload(source, self._bucket, self._name(key)).result()
+        except BaseException:
+            if source.failure is not None:  # it comes through as it is
+                raise source.failure from None
+            raise
+
+    def get(self, key: str) -> bytes:
+        with self._reader(key) as reader:
+            return reader.readall()
+
+    def delete(self, key: str) -> None:
+        self.require_open()
+        with self._naming(f"delete {key!r}"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def open(self, key: str) -> BinaryIO:
+        reader = self._reader(key)
+        return cast("BinaryIO", io.BufferedReader(reader, buffer_size=min(CHUNK, reader.byte_size + 1)))
+
+    def stat(self, key: str) -> ArtifactInfo:
+        self.require_open()
+        name = self._name(key)
+        info = self._look(name)
+        if info is None:
+            raise _not_found(key)
+        if info.key != key:
+            raise Error("storage_read_failed", f"the object {name} is of the key {info.key!r}, not {key!r}")
+        return info
+
+    def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
+        self.require_open()
+        found: ArtifactInfos = []
+        for names in self._batches(prefix, after, PAGE if limit is None else min(limit, PAGE)):
+            infos = [info for info in self._lookers.map(self._look_to_list, names) if info is not None]
+            wanted = (info for info in infos if info.key.startswith(prefix) and (after is None or info.key > after))
+            found += sorted(wanted, key=_key)
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        return found
+
+    def _name(self, key: str) -> str:
+        return self._objects + object_name(key)
+
+    def _naming(self, doing: str) -> AbstractContextManager[None]:
+        return naming(doing, self._bucket, self._endpoint)
+
+    def _reader(self, key: str) -> ObjectReader:
+        self.require_open()
+        name = self._name(key)
+        answer = self._get(name, f"get {key!r}")
+        if answer is None:
+            raise _not_found(key)
+        doing, tag = f"read {key!r}", answer.get("ETag")
+
+        def resume(position: int) -> Any:
+            rest = self._get(name, doing, Range=f"bytes={position}-", IfMatch=tag) if tag else None
+            if rest is None or str(rest.get("ContentRange")).startswith(f"bytes {position}-"):
+                return rest and rest["Body"]
+            rest["Body"].close()  # a service that does not know ranges begins at the beginning
+            return None
+
+        return ObjectReader(
+            answer["Body"], answer["ContentLength"], key=key, name=name, reading=lambda: self._naming(doing), resume=resume
+        )
+
+    def _get(self, name: str, doing: str, **arguments: Any) -> Any:
+        """Ask for an object; return nothing if there is none, or another than the one that was asked for."""
+        with self._naming(doing):
+            try:
+                return self._client.get_object(Bucket=self._bucket, Key=name, **arguments)
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code")
+                if code in ("NoSuchKey", "404", "PreconditionFailed", "412"):
+                    return None
+                if code in ("InvalidRange", "416"):
+                    raise damaged(name, "it is too short") from error
+                raise
+
+    def _look(self, name: str) -> ArtifactInfo | None:
+        """Return what the trailer of an object tells, if there is one."""
+        doing = f"look at {name}"
+        answer = self._get(name, doing, Range=f"bytes=-{LONGEST}")
+        if answer is None:
+            return None
+        with self._naming(doing), closing(answer["Body"]) as body:
+            end = body.read()
+        total = str(answer.get("ContentRange", "")).rpartition("/")[2]  # without it, it was sent as a whole
+        return unpack_trailer(end, int(total) if total.isdecimal() else len(end), name)
+
+    def _look_to_list(self, name: str) -> ArtifactInfo | None:
+        """Return what is known of an object. What is not ours or is damaged is passed over, and logged."""
+        try:
+            info = self._look(name)
+        except Error as error:
+            if error.details.get("reason") != "damaged":
+                raise
+            _log.warning("not listed: %s", error.message)
+            return None
+        return info if info is not None and self._name(info.key) == name else None
+
+    def _batches(self, prefix: str, after: str | None, size: int) -> Iterator[Names]:
+        """Yield names in order, about ``size`` at a time, and those of one group together."""
+        batch: Names = []
+        for name in self._names(prefix, after, min(size + 1, PAGE)):
+            if len(batch) >= size and group(name) != group(batch[-1]):
+                yield batch
+                batch = []
+            batch.append(name)
+        if batch:
+            yield batch
+
+    def _names(self, prefix: str, after: str | None, page_size: int) -> Iterator[str]:
+        """Yield the names of all objects that the filters may mean, in order."""
+        arguments = {"Bucket": self._bucket, "Prefix": self._objects + search_prefix(prefix)}
+        if after is not None:
+            arguments["StartAfter"] = self._objects + start_after(after)
+        with self._naming("list"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                **arguments, PaginationConfig={"PageSize": page_size}
+            ):
+                yield from (item["Key"] for item in page.get("Contents", ()))
+
+
+def _not_found(key: str) -> Error:
+    return Error("not_found", f"there is no artifact {key!r}", details={"key": key})
+
+
+def _key(info: ArtifactInfo) -> str:
+    return info.key

@@ -1,0 +1,738 @@
+"""What is particular to artifacts in S3: names, trailers, large uploads and what is left of them, and what goes wrong."""
+
+import hashlib
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asm.adapters import S3ArtifactStore
+from asm.adapters.s3 import names, objects, uploads
+from asm.adapters.s3.uploads import is_dead, reclaim, this_process
+from asm.core.errors import Error
+from asm.core.values import ArtifactInfo
+from asm.testing.artifacts import SourceError, breaking, content
+from asm.testing.samples import refused
+
+MIB = 1024 * 1024
+CHUNK = 5 * MIB
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+class Place:
+    """A bucket, and what it really holds."""
+
+    def __init__(self, server):
+        self.bucket = server.new_bucket()
+        self.client = server.client
+        self.options = {"bucket": self.bucket, "endpoint_url": server.url, "multipart_chunk_size": CHUNK}
+
+    def store(self, **options):
+        return S3ArtifactStore(**self.options, **options)
+
+    def names(self):
+        return [item["Key"] for item in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", ())]
+
+    def uploads(self):
+        return [item["Key"] for item in self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", ())]
+
+    def read(self, name):
+        return self.client.get_object(Bucket=self.bucket, Key=name)["Body"].read()
+
+    def write(self, name, data):
+        self.client.put_object(Bucket=self.bucket, Key=name, Body=data)
+
+    def begin(self, name):
+        """Begin an upload and send a part; return its id."""
+        upload = self.client.create_multipart_upload(Bucket=self.bucket, Key=name)["UploadId"]
+        self.client.upload_part(Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=1, Body=b"part")
+        return upload
+
+
+@pytest.fixture
+def place(s3_server):
+    return Place(s3_server)
+
+
+@pytest.fixture
+def store(place):
+    with place.store() as made:
+        yield made
+
+
+# -- Names --------------------------------------------------------------------------------------------------------------
+
+KEYS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300)
+LONG_KEYS = st.builds(str.__add__, st.sampled_from(["", "a" * 178, "a" * 179, "a" * 180, "a" * 181, "я" * 29 + "abcd"]), KEYS)
+
+
+@given(LONG_KEYS)
+@settings(deadline=None)
+def test_a_name_is_safe(key):
+    name = names.object_name(key)
+    assert re.fullmatch(r"([-0-9A-Za-y]|[!.=_z][0-9A-F]{2})+(!![0-9a-f]{64})?", name)
+    assert len(name) <= 255
+
+
+@given(LONG_KEYS, LONG_KEYS)
+@settings(deadline=None)
+def test_names_stand_in_the_order_of_their_keys(one, other):
+    first, second = names.object_name(one), names.object_name(other)
+    assert (first == second) == (one == other)
+    if names.group(first) != names.group(second):
+        assert (first < second) == (one < other)
+
+
+@given(LONG_KEYS, KEYS)
+@settings(deadline=None)
+def test_a_prefix_of_keys_is_one_of_names(prefix, rest):
+    assert names.object_name(prefix + rest).startswith(names.search_prefix(prefix))
+
+
+@given(LONG_KEYS, LONG_KEYS)
+@settings(deadline=None)
+def test_no_later_key_is_passed_over(after, key):
+    if key > after:
+        assert names.object_name(key) > names.start_after(after)
+
+
+def test_a_name_can_be_read():
+    assert names.object_name("run-1/patch.diff") == "run-1.2Fpatch.2Ediff"
+
+
+def test_long_keys_that_begin_alike_are_listed_in_order(store):
+    keys = [f"{'я' * 400}{number:03}" for number in range(12)] + ["я" * 10, "я" * 401, "яю"]
+    for key in reversed(keys):
+        store.put(key, key.encode())
+    keys.sort()
+    assert [info.key for info in store.list()] == keys
+    assert [info.key for info in store.list(prefix="я" * 400 + "00")] == [
+        key for key in keys if key.startswith("я" * 400 + "00")
+    ]
+    found = []
+    while page := store.list(after=found[-1] if found else None, limit=2):
+        found += [info.key for info in page]
+    assert found == keys
+
+
+def test_stores_with_different_prefixes_share_nothing(place):
+    with place.store(prefix="a") as one, place.store(prefix="a!!/b/") as other, place.store() as root:
+        for store in (one, other, root):
+            store.put("key", repr(store).encode())
+        for store in (one, other, root):
+            assert store.get("key") == repr(store).encode()
+            assert len(store.list()) == 1
+    assert sorted(place.names()) == ["a!!/b/artifacts/key", "a/artifacts/key", "artifacts/key"]
+
+
+# -- Lists --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_of_more_than_a_page(place, store):
+    keys = [f"run/{number:04}" for number in range(1003)]
+
+    def write(key):
+        info = ArtifactInfo(key=key, byte_size=0, checksum_sha256=EMPTY, updated_at=datetime.now(UTC))
+        place.write(f"artifacts/{names.object_name(key)}", objects.pack_trailer(info))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, keys))
+    assert [info.key for info in store.list()] == keys
+    assert [info.key for info in store.list(after="run/0998")] == keys[999:]
+
+
+def test_a_limited_list_asks_for_no_more(store, monkeypatch):
+    for number in range(10):
+        store.put(f"key-{number}", b"")
+    looks = []
+    look = store._look
+    monkeypatch.setattr(store, "_look", lambda name: looks.append(name) or look(name))
+    assert [info.key for info in store.list(after="key-3", limit=2)] == ["key-4", "key-5"]
+    assert len(looks) == 2
+
+
+def test_what_is_not_ours_is_not_listed(place, store, caplog):
+    store.put("key", b"data")
+    place.write("artifacts/other", b"something else")
+    place.write("artifacts/moved", place.read("artifacts/key"))
+    assert [info.key for info in store.list()] == ["key"]
+    assert "the object artifacts/other is damaged" in caplog.text
+    with refused("storage_read_failed"):
+        store.stat("moved")
+
+
+# -- Damage -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * MIB, CHUNK + 1])
+@pytest.mark.parametrize("where", ["data", "trailer", "end", "short", "long", "gone"])
+def test_damage_is_reported_and_never_returned(place, store, size, where):
+    data = content(size)
+    store.put("key", data)
+    whole = bytearray(place.read("artifacts/key"))
+    if where == "short":
+        whole = whole[1:]
+    elif where == "long":
+        whole = b"x" + whole
+    elif where == "gone":
+        whole = b""
+    elif where == "data" and not size:
+        return
+    else:
+        whole[{"data": size // 2, "trailer": size + 5, "end": -1}[where]] ^= 1
+    place.write("artifacts/key", bytes(whole))
+
+    with refused("storage_read_failed", reason="damaged"):
+        store.get("key")
+    with refused("storage_read_failed", reason="damaged"), store.open("key") as file:
+        while file.read(1000):
+            pass
+    if where != "data":
+        with refused("storage_read_failed", reason="damaged"):
+            store.stat("key")
+        assert store.list() == []
+
+
+def test_a_reader_that_stops_early_gets_no_error(place, store):
+    data = content(3 * MIB)
+    store.put("key", data)
+    place.write("artifacts/key", place.read("artifacts/key")[: 2 * MIB])
+    with store.open("key") as file:
+        assert file.read(10) == data[:10]
+
+
+# -- Large uploads ------------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """A Python program in another process, which tells of what it does line by line."""
+
+    def __init__(self, source, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+
+def test_a_large_artifact_is_never_held_in_memory(place):
+    program = """
+    import hashlib, resource, sys
+    from asm.adapters import S3ArtifactStore
+    MIB = 1024 * 1024
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    def numbered(count):
+        return (hashlib.sha256(b"%d" % number).digest() * (MIB // 32) for number in range(count))
+    with S3ArtifactStore(bucket=sys.argv[1], endpoint_url=sys.argv[2]) as store:
+        store.put("small", b"data")
+        store.get("small")
+        before = peak()
+        store.put("large", numbered(96))
+        with store.open("large") as file:
+            for piece in numbered(96):
+                assert file.read(MIB) == piece
+            assert not file.read(1)
+        print(peak() - before, store.stat("large").byte_size == 96 * MIB)
+    """
+    with Program(program, place.bucket, place.options["endpoint_url"]) as run:
+        growth, right = run.line().split()
+    assert right == "True"
+    assert int(growth) < 48  # (2 + 2) chunks of 5 MiB, what the allocator keeps, and a reader's buffers
+
+
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 3 * CHUNK + 1])
+def test_sizes_around_those_of_parts(place, store, size):
+    data = content(size)
+    store.put("key", [data])
+    assert store.get("key") == data
+    assert store.stat("key").byte_size == size
+    assert place.names() == ["artifacts/key"]
+    assert place.uploads() == []
+
+
+def test_a_source_that_raises_late_leaves_no_upload(place, store):
+    store.put("key", b"old")
+    with pytest.raises(SourceError):
+        store.put("key", breaking(content(4 * CHUNK)))
+    assert store.get("key") == b"old"
+    assert place.names() == ["artifacts/key"]
+    assert place.uploads() == []
+
+
+def test_what_a_source_raises_is_not_taken_for_the_service(store):
+    class LossError(ConnectionError):
+        pass
+
+    def source():
+        yield content(2 * CHUNK)
+        raise LossError
+
+    with pytest.raises(LossError):
+        store.put("key", source())
+
+
+def test_a_source_may_use_its_memory_again(store):
+    data = content(2 * CHUNK)
+
+    def source():
+        buffer = bytearray(100_000)
+        stream = io.BytesIO(data)
+        while count := stream.readinto(buffer):
+            yield memoryview(buffer)[:count]
+
+    store.put("key", source())
+    assert store.get("key") == data
+
+
+def test_a_part_that_fails_ends_the_upload(place, store, monkeypatch):
+    taken = []
+
+    def source():
+        for number in range(100):
+            taken.append(number)
+            yield content(MIB)
+
+    def fail(**_):
+        raise uploads_error()
+
+    store.put("key", b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._client, "upload_part", fail)
+        with refused("storage_error", service_code="InternalError", http_status=500):
+            store.put("key", source())
+    assert len(taken) < 100
+    assert store.get("key") == b"old"
+    assert place.names() == ["artifacts/key"]
+    assert place.uploads() == []
+
+
+def test_nothing_is_sent_that_is_not_on_record(place, store, monkeypatch):
+    def fail(**_):
+        raise uploads_error()
+
+    monkeypatch.setattr(store._client, "put_object", fail)
+    with refused("storage_error", service_code="InternalError"):
+        store.put("key", content(2 * CHUNK))
+    assert place.names() == []
+    assert place.uploads() == []
+
+
+def uploads_error():
+    from botocore.exceptions import ClientError  # noqa: PLC0415  # here it is data
+
+    return ClientError(
+        {"Error": {"Code": "InternalError", "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 500}}, "Test"
+    )
+
+
+# -- What is left behind ------------------------------------------------------------------------------------------------
+
+UPLOADING = """
+import sys
+from asm.adapters import S3ArtifactStore
+def source():
+    for _ in range(40):
+        yield bytes(1024 * 1024)
+    print("waiting", flush=True)  # at most 2 parts are in memory, so others are sent
+    sys.stdin.read()
+S3ArtifactStore(bucket=sys.argv[1], endpoint_url=sys.argv[2], multipart_chunk_size=5 * 1024 * 1024).put("key", source())
+"""
+
+
+def test_an_upload_is_aborted_when_its_process_is_dead_and_not_before(place, store):
+    store.put("key", b"old")
+    with Program(UPLOADING, place.bucket, place.options["endpoint_url"]) as run:
+        assert run.line() == "waiting"
+        place.store().close()
+        assert place.uploads() == ["artifacts/key"]
+        run.process.kill()
+        run.process.wait()
+    assert place.uploads() == ["artifacts/key"]
+    assert store.get("key") == b"old"
+    place.store().close()
+    assert place.uploads() == []
+    assert place.names() == ["artifacts/key"]
+    assert store.get("key") == b"old"
+
+
+def test_who_is_dead():
+    assert not is_dead(this_process())
+    with Program("import sys; sys.stdin.read()") as run:
+        host, _, _ = this_process().rsplit(".", 2)
+        started = uploads._start_time(run.process.pid)
+        living = f"{host}.{run.process.pid}.{started}"
+        assert not is_dead(living)
+        assert is_dead(f"{host}.{run.process.pid}.{int(started) - 1}")  # the id is used again
+        run.process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, run.process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dead(living)  # a zombie
+        run.process.wait()
+        assert is_dead(living)
+        assert not is_dead(f"another-host.{run.process.pid}.{started}")
+    assert not any(is_dead(other) for other in ("", "a", "a.b.c", f"{host}.x.y"))
+
+
+def test_uploads_of_other_machines_are_aborted_when_they_are_old(place):
+    for process in ("another-host.1.5", "another-host.2.5"):
+        upload = place.begin("artifacts/key")
+        place.write(f"uploads/{process}/1", f'{{"name": "artifacts/key", "upload_id": "{upload}"}}'.encode())
+    place.begin("artifacts/unrecorded")
+    place.begin("elsewhere")
+    before = place.names()
+
+    def clear(older_than):
+        reclaim(place.client, place.bucket, records="uploads/", objects="artifacts/", older_than=older_than)
+
+    clear(100 * 365 * 86400)
+    assert place.names() == before
+    assert sorted(place.uploads()) == ["artifacts/key", "artifacts/key", "artifacts/unrecorded", "elsewhere"]
+    clear(3600)  # the server says that every upload began in 2010, and that objects are as old as they are
+    assert place.names() == before
+    assert sorted(place.uploads()) == ["artifacts/key", "artifacts/key", "elsewhere"]
+    clear(-3600)
+    assert place.names() == []
+    assert place.uploads() == ["elsewhere"]
+
+
+def test_a_record_of_what_is_finished_is_deleted(place):
+    upload = place.begin("artifacts/key")
+    place.client.abort_multipart_upload(Bucket=place.bucket, Key="artifacts/key", UploadId=upload)
+    process = re.sub(r"\d+$", "1", this_process())
+    place.write(f"uploads/{process}/1", f'{{"name": "artifacts/key", "upload_id": "{upload}"}}'.encode())
+    place.store().close()
+    assert place.names() == []
+
+
+def test_a_record_that_cannot_be_read_is_passed_over(place, caplog):
+    dead = re.sub(r"[0-9]+$", "1", this_process())
+    upload = place.begin("artifacts/key")
+    place.write(f"uploads/{dead}/1", b"no JSON")
+    place.write(f"uploads/{dead}/2", f'{{"name": "artifacts/key", "upload_id": "{upload}"}}'.encode())
+    place.store().close()
+    assert f"uploads/{dead}/1 is no record of an upload" in caplog.text
+    assert place.names() == [f"uploads/{dead}/1"]
+    assert place.uploads() == []
+
+
+def test_a_service_without_lists_of_uploads_will_do(place, caplog):
+    with service(lambda request: send(request, 501 if "uploads" in request.path else 200, b"<R></R>")) as url:
+        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1).close()
+    assert "could not be cleared away" in caplog.text
+
+
+# -- Services that refuse -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def service(answer):
+    """An HTTP server on this machine; ``answer(request)`` writes the answers. Yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer(self)
+
+        def do_PUT(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def send(request, status, body, size=None, tag=None):
+    request.send_response(status)
+    if tag:
+        request.send_header("ETag", tag)
+    request.send_header("Content-Length", str(len(body) if size is None else size))
+    request.end_headers()
+    request.wfile.write(body)
+
+
+def refusing(status, code):
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>said {code}</Message></Error>".encode()
+    return service(lambda request: send(request, status, body))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words", "retryable"),
+    [
+        (403, "AccessDenied", "access is forbidden", False),
+        (403, "RequestTimeTooSkewed", "set this machine's clock", False),
+        (403, "SignatureDoesNotMatch", "does not accept the credentials", False),
+        (404, "NoSuchBucket", "create it, or correct the option bucket", False),
+        (500, "InternalError", "said InternalError", False),
+        (503, "SlowDown", "said SlowDown", True),
+        (418, "Teapot", "said Teapot", False),
+    ],
+)
+def test_a_service_that_refuses_keeps_the_store_from_starting(aws, status, code, words, retryable):
+    with refusing(status, code) as url, refused("storage_error", service_code=code, http_status=status) as _:
+        try:
+            S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
+        except Error as error:
+            assert words in error.message
+            assert f"the bucket mine at {url}" in error.message
+            assert error.retryable is retryable
+            assert error.provider_error["code"] == code
+            assert error.__cause__ is not None
+            raise
+
+
+def test_a_bucket_that_is_not_there_keeps_the_store_from_starting(s3_server):
+    with pytest.raises(Error, match="the bucket does not exist; create it") as caught:
+        S3ArtifactStore(bucket="no-such-bucket", endpoint_url=s3_server.url)
+    assert caught.value.details["service_code"] == "NoSuchBucket"
+
+
+def test_a_bucket_that_goes_away(place, store):
+    place.client.delete_bucket(Bucket=place.bucket)
+    for call in (
+        lambda: store.put("key", b"data"),
+        lambda: store.put("key", content(2 * CHUNK)),
+        lambda: store.get("key"),
+        lambda: store.open("key"),
+        lambda: store.stat("key"),
+        store.list,
+        lambda: store.delete("key"),
+    ):
+        with refused("storage_error", service_code="NoSuchBucket", http_status=404):
+            call()
+
+
+@pytest.mark.parametrize("answer", [b"<html>not S3", b"", b"<Error>", b"\xff\xfe"])
+def test_what_is_no_s3_at_all(aws, answer):
+    with service(lambda request: send(request, 404, answer)) as url, refused("storage_error"):
+        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
+
+
+def test_what_does_not_even_speak_http(aws):
+    with service(lambda request: request.wfile.write(b"220 mail\r\n")) as url, refused("storage_connection_failed"):
+        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
+
+
+def test_a_service_that_does_not_answer(aws):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(Error, match=f"no answer from the bucket mine at {url}") as caught:
+            S3ArtifactStore(bucket="mine", endpoint_url=url, read_timeout=0.1, max_attempts=1)
+    assert caught.value.code == "storage_connection_failed"
+    with refused("storage_connection_failed"):  # nobody listens any more
+        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
+
+
+def test_an_answer_that_is_cut_off(aws):
+    def answer(request):
+        if "list-type" in request.path or "uploads" in request.path:
+            send(request, 200, b"<?xml version='1.0'?><Result></Result>")
+        else:
+            send(request, 200, b"some of it", size=5000, tag="tag")
+
+    with service(answer) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
+        with refused("storage_connection_failed"):
+            store.get("key")
+        with store.open("key") as file, refused("storage_connection_failed"):
+            file.read()
+        with refused("storage_connection_failed"):
+            store.stat("key")
+
+
+class Slipping:
+    """A service that holds one object, and breaks off whenever it has sent a little of it."""
+
+    def __init__(self, data, tags=("one",)):
+        info = ArtifactInfo(
+            key="key", byte_size=len(data), checksum_sha256=hashlib.sha256(data).hexdigest(), updated_at=datetime.now(UTC)
+        )
+        self.whole = data + objects.pack_trailer(info)
+        self.tags = list(tags)
+        self.ranges = []
+
+    def __call__(self, request):
+        if "list-type" in request.path or "uploads" in request.path:
+            send(request, 200, b"<?xml version='1.0'?><Result></Result>")
+            return
+        first = int(re.findall(r"\d+", request.headers.get("Range", "0"))[0])
+        self.ranges.append(first)
+        tag = self.tags.pop(0) if len(self.tags) > 1 else self.tags[0]
+        if request.headers.get("If-Match", tag) != tag:
+            send(request, 412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return
+        rest = self.whole[first:]
+        request.send_response(206 if first else 200)
+        request.send_header("Content-Length", str(len(rest)))
+        request.send_header("Content-Range", f"bytes {first}-{len(self.whole) - 1}/{len(self.whole)}")
+        request.send_header("ETag", tag)
+        request.end_headers()
+        request.wfile.write(rest[:100_000])
+
+
+def test_a_connection_that_breaks_is_taken_up_again(aws):
+    data = content(450_000)
+    slipping = Slipping(data)
+    with service(slipping) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
+        assert store.get("key") == data
+        assert slipping.ranges == [0, 100_000, 200_000, 300_000, 400_000]
+        with store.open("key") as file:
+            assert b"".join(iter(lambda: file.read(7000), b"")) == data
+
+
+def test_a_broken_connection_is_not_taken_up_with_another_object(aws):
+    slipping = Slipping(content(450_000), tags=["one", "two"])
+    with (
+        service(slipping) as url,
+        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store,
+        store.open("key") as file,
+        refused("storage_connection_failed"),
+    ):
+        file.read()
+
+
+def test_an_empty_object_that_is_not_ours(aws):
+    def answer(request):
+        if "list-type" in request.path:
+            send(request, 200, b"<R><Contents><Key>artifacts/</Key></Contents></R>")
+        elif "uploads" in request.path:
+            send(request, 200, b"<R></R>")
+        else:
+            send(request, 416, b"<Error><Code>InvalidRange</Code></Error>")
+
+    with service(answer) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
+        assert store.list() == []
+
+
+def test_without_credentials(s3_server, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with refused("storage_error", reason="no_credentials"):
+        S3ArtifactStore(bucket="mine", endpoint_url=s3_server.url)
+
+
+def test_a_profile_that_is_not_there(s3_server, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(Error, match="nobody") as caught:
+        S3ArtifactStore(bucket="mine", endpoint_url=s3_server.url)
+    assert caught.value.code == "storage_error"
+
+
+# -- Options ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bucket", ""),
+        ("bucket", None),
+        ("bucket", "a/b"),
+        ("prefix", None),
+        ("prefix", "/a"),
+        ("prefix", "a//b"),
+        ("prefix", "../b"),
+        ("prefix", "a\n"),
+        ("prefix", "x" * 513),
+        ("endpoint_url", "localhost:9000"),
+        ("endpoint_url", "ftp://localhost"),
+        ("endpoint_url", "http://localhost:port"),
+        ("endpoint_url", "http://"),
+        ("endpoint_url", 5),
+        ("region", ""),
+        ("addressing_style", "other"),
+        ("multipart_chunk_size", CHUNK - 1),
+        ("multipart_chunk_size", 5.5e6),
+        ("max_concurrency", 0),
+        ("max_concurrency", True),
+        ("connect_timeout", 0),
+        ("read_timeout", float("nan")),
+        ("read_timeout", float("inf")),
+        ("max_attempts", 0),
+        ("abandoned_after", "1 day"),
+        ("abandoned_after", 1),
+        ("bucket_name", "b"),
+    ],
+)
+def test_options_are_checked_before_anything_is_sent(field, value):
+    with refused("validation_error", field=field):
+        S3ArtifactStore.preflight(**{"bucket": "mine", field: value})
+    if field != "bucket_name":
+        with refused("validation_error", field=field):
+            S3ArtifactStore(**{"bucket": "mine", field: value})
+
+
+def test_the_bucket_is_required():
+    with refused("validation_error", field="bucket"):
+        S3ArtifactStore.preflight()
+    S3ArtifactStore.preflight(bucket="mine", prefix="team/asm", endpoint_url="https://s3.example.org", read_timeout=5)
+
+
+def test_no_secret_is_told(place, monkeypatch):
+    with pytest.raises(Error) as caught:
+        S3ArtifactStore.preflight(bucket="mine", endpoint_url="http://user:pa55word@localhost")
+    assert "pa55word" not in str(caught.value.to_map())
+    with place.store() as store:
+        assert repr(store) == f"S3ArtifactStore(bucket={place.bucket!r}, prefix='')"
+    with refusing(403, "InvalidAccessKeyId") as url, pytest.raises(Error) as caught:
+        S3ArtifactStore(bucket="mine", endpoint_url=url)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value.to_map())
+
+
+def test_a_closed_store_refuses(place):
+    store = place.store()
+    store.close()
+    store.close()
+    for call in (
+        lambda: store.put("key", b""),
+        lambda: store.get("key"),
+        lambda: store.open("key"),
+        lambda: store.stat("key"),
+        lambda: store.delete("key"),
+        store.list,
+    ):
+        with refused("storage_error", reason="closed"):
+            call()
+
+
+def test_without_boto3_the_extra_is_named():
+    program = """
+    import sys
+    sys.modules["boto3"] = None  # as if it were not installed
+    import asm
+    try:
+        asm.S3ArtifactStore
+    except asm.Error as error:
+        print(error.code, error.details["install"])
+    """
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True).stdout
+    assert out == 'dependency_not_available pip install "asm-store[s3]"\n'
