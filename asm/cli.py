@@ -1,7 +1,7 @@
-"""The command line: ``asm-supervise CONFIG``.
+"""The command lines: ``asm-supervise CONFIG`` runs a tree, ``asmctl`` looks after it.
 
-Exit codes: 0 stopped as asked, 2 usage, 69 a child did not come up, 70 too many restarts, 78 configuration (the last three
-as in sysexits.h), and 128 + N when a second signal N cut the stop short.
+Exit codes: 0 done, or stopped as asked; 2 usage; 69 a child or a database did not come up; 70 too many restarts; 78
+configuration (the last three as in sysexits.h); and 128 + N when a second signal N cut the stop of a tree short.
 """
 
 from __future__ import annotations
@@ -17,18 +17,30 @@ from rich.console import Console
 from rich.table import Table
 
 from asm._version import __version__
+from asm.adapters import load
 from asm.config import ConfigError, Settings, read
 from asm.core.errors import Error
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.tree import Exit, Snapshot, build
 
-__all__ = ["supervise"]
+__all__ = ["control", "supervise"]
 
 EXIT_UNAVAILABLE: Final = 69
 EXIT_SOFTWARE: Final = 70
 EXIT_CONFIG: Final = 78
 
+
+def _version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{context.info_name} {__version__}")
+        raise typer.Exit
+
+
 _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_ctl = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration of the tree, a TOML file.")]
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
 
 
 def supervise() -> None:
@@ -36,34 +48,58 @@ def supervise() -> None:
     _app(prog_name="asm-supervise")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"asm-supervise {__version__}")
-        raise typer.Exit
+def control() -> None:
+    """Run ``asmctl``."""
+    _ctl(prog_name="asmctl")
 
 
 @_app.command()
 def main(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration of the tree, a TOML file.")],
+    config: Config,
     check: Annotated[bool, typer.Option("--check", help="Check the configuration, and start nothing.")] = False,
-    version: Annotated[  # noqa: ARG001  # its callback has answered already
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Version = False,  # noqa: ARG001  # its callback has answered already
 ) -> None:
     """Run the stores of CONFIG as a tree of processes, in the foreground.
 
     SIGTERM and SIGINT stop the tree in reverse order of its start. A second one kills it.
     """
-    try:
-        settings = read(config)
-    except ConfigError as error:
-        typer.echo(error, err=True)
-        raise typer.Exit(EXIT_CONFIG) from error
+    settings = _read(config)
     if check:
         order = ", ".join([*(table.name for table in settings.backend), *(table.name for table in settings.composite)])
         typer.echo(f"{config}: good; starts {order}, in this order")
         return
     raise typer.Exit(_run(config, settings))
+
+
+@_ctl.callback()
+def _look_after(version: Version = False) -> None:
+    """Look after a tree of stores."""
+
+
+@_ctl.command()
+def migrate(
+    config: Config,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that would be run, and change nothing.")] = False,
+) -> None:
+    """Bring the databases of CONFIG to the schema of this version."""
+    for name, store, options in _read(config).stores():
+        migrate_schema = getattr(load(store), "migrate_schema", None)
+        if migrate_schema is None:
+            continue
+        try:
+            script = migrate_schema(sql=sql, **options)
+        except Error as error:
+            typer.echo(f"{name}: {error.message}", err=True)
+            raise typer.Exit(EXIT_UNAVAILABLE) from error
+        typer.echo(script if sql else f"{name}: the schema is that of this version")
+
+
+def _read(config: Path) -> Settings:
+    try:
+        return read(config)
+    except ConfigError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
 
 
 def _run(config: Path, settings: Settings) -> int:

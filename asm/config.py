@@ -84,7 +84,7 @@ class ModuleSettings(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     store: str
-    """``memory``, ``sql``, ``file``, or ``package.module:Class``."""
+    """``memory``, ``sql``, ``file``, ``s3``, the name of an entry point, or ``package.module:Class``."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -128,6 +128,15 @@ class Settings(_Table):
     def runtime_dir(self) -> str:
         """The directory with the sockets of this tree."""
         return find_runtime_dir(self.supervisor.runtime_dir)
+
+    def stores(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Yield every store of the tree: a name for people, the reference of its class, and its options."""
+        for backend in self.backend:
+            yield backend.name, backend.store, backend.options
+        for composite in self.composite:
+            for key, _contract, reference in composite.references():
+                if isinstance(reference, ModuleSettings):
+                    yield f"{composite.name}:{key}", reference.store, reference.options
 
 
 def read(path: str | os.PathLike[str]) -> Settings:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from asm.adapters import STORES
+from asm.adapters import resolve
 from asm.config import BackendSettings, CompositeSettings, ModuleSettings, Settings
 from asm.processes import composite, worker
 from asm.processes.composite import Module, Named
@@ -42,7 +42,7 @@ def build(settings: Settings, log: LogStyle, on_ready: Callable[[list[Snapshot]]
         max_restarts=tree.max_restarts,
         max_seconds=tree.max_seconds,
         start_method=tree.start_method,
-        preload=preload(_stores(settings)),
+        preload=preload([store for _name, store, _options in settings.stores()]),
         on_ready=on_ready,
     )
 
@@ -81,7 +81,7 @@ def composite_spec(
 
 def preload(stores: Sequence[str | type]) -> tuple[str, ...]:
     """Return the modules that the fork server imports once, so that its children need not."""
-    references = [STORES.get(store, store) for store in stores if isinstance(store, str)]
+    references = [resolve(store) for store in stores if isinstance(store, str)]
     return (*PRELOAD, *dict.fromkeys(reference.partition(":")[0] for reference in references))
 
 
@@ -119,14 +119,3 @@ def _described(reference: Named | Module) -> str:
     if isinstance(reference, Named):
         return reference.name
     return f"{reference.store if isinstance(reference.store, str) else reference.store.__qualname__} (inside)"
-
-
-def _stores(settings: Settings) -> list[str]:
-    """Return every store that the tree uses."""
-    inside = [
-        reference.store
-        for item in settings.composite
-        for _key, _contract, reference in item.references()
-        if isinstance(reference, ModuleSettings)
-    ]
-    return [*(backend.store for backend in settings.backend), *inside]

@@ -5,7 +5,9 @@ To add one, write the function and name it in ``VARIANTS``; the whole suite of i
 """
 
 import contextlib
+import functools
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,11 +21,19 @@ from pathlib import Path
 import pytest
 
 import asm
-from asm import CompositeSessionStore, FileArtifactStore, InMemorySessionStore, SqlSessionStore
+from asm import CompositeSessionStore, FileArtifactStore, InMemorySessionStore, S3ArtifactStore, SqlSessionStore
 
 PATIENCE = 30
 STORES = Path(__file__).parent / "stores"
 PROGRAM = Path(sys.executable).with_name("asm-supervise")
+
+
+README = Path(__file__).parents[2] / "README.md"
+SHELF = re.search(r"^```python\n(# shelf.py\n.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)[1]
+"""The store of somebody else's: the example of the README."""
+
+MEMORY = 'store = "emptied:Emptied"'
+FILES = 'store = "file"\nroot = "artifacts"'
 
 
 class Trees:
@@ -37,30 +47,45 @@ class Trees:
         {sessions}
         [[backend]]
         name = "artifacts"
-        store = "file"
-        root = "artifacts"
+        {artifacts}
         [composite]
         name = "Store"
         session_store = "sessions"
         artifact_store = "artifacts"
     """
 
-    def __init__(self) -> None:
-        self._running: dict[str, tuple[subprocess.Popen, asm.Client, Path]] = {}
+    def __init__(self, s3_server, request) -> None:
+        self.s3_server = s3_server
+        self._request = request
+        self._running: dict[tuple[str, str], tuple[subprocess.Popen, asm.Client, Path]] = {}
 
-    def handle(self, sessions: str) -> tuple[asm.Client, Path]:
-        """Return a handle of the tree with this session store, and its working directory."""
-        if sessions not in self._running:
+    def handle(self, sessions: str = MEMORY, artifacts: str = FILES) -> tuple[asm.Client, Path]:
+        """Return a handle of the tree with these stores, and its working directory."""
+        if (sessions, artifacts) not in self._running:
             directory = Path(tempfile.mkdtemp(prefix="asm-"))
-            (directory / "tree.toml").write_text(self.CONFIG.format(sessions=sessions))
-            environment = {**os.environ, "ASM_RUNTIME_DIR": str(directory / "run"), "PYTHONPATH": str(STORES)}
+            (directory / "tree.toml").write_text(self.CONFIG.format(sessions=sessions, artifacts=artifacts))
+            (directory / "shelf.py").write_text(SHELF)
+            environment = {**os.environ, "ASM_RUNTIME_DIR": str(directory / "run"), "PYTHONPATH": f"{STORES}:{directory}"}
             with open(directory / "log", "wb") as log:
                 process = subprocess.Popen(
                     [PROGRAM, "tree.toml"], cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
                 )
             assert "ready" in process.stdout.readline(), (directory / "log").read_text()
-            self._running[sessions] = (process, asm.connect("Store", runtime_dir=directory / "run"), directory)
-        return self._running[sessions][1:]
+            handle = asm.connect("Store", runtime_dir=directory / "run")
+            self._running[sessions, artifacts] = (process, handle, directory)
+        return self._running[sessions, artifacts][1:]
+
+    @functools.cached_property
+    def s3(self) -> str:
+        """An artifact store in a bucket of its own."""
+        return f'store = "s3"\nbucket = "{self.s3_server.new_bucket()}"\nendpoint_url = "{self.s3_server.url}"'
+
+    @contextmanager
+    def empty_postgres(self) -> Iterator[str]:
+        """The URL of a database with empty tables, on a server that is started when it is first asked for."""
+        url = self._request.getfixturevalue("postgres_tables")
+        yield url
+        self._request.getfixturevalue("postgres").empty(url)
 
     def close(self) -> None:
         for process, handle, directory in self._running.values():
@@ -84,8 +109,21 @@ def sqlite(directory, _trees) -> Iterator[SqlSessionStore]:
 
 
 @contextmanager
+def postgres(_directory, trees) -> Iterator[SqlSessionStore]:
+    with trees.empty_postgres() as url, SqlSessionStore(url=url) as store:
+        yield store
+
+
+@contextmanager
 def files(directory, _trees) -> Iterator[FileArtifactStore]:
     with FileArtifactStore(root=directory / "artifacts") as store:
+        yield store
+
+
+@contextmanager
+def s3(_directory, trees) -> Iterator[S3ArtifactStore]:
+    server = trees.s3_server
+    with S3ArtifactStore(bucket=server.new_bucket(), endpoint_url=server.url, prefix="tests") as store:
         yield store
 
 
@@ -108,12 +146,9 @@ def sqlite_inside(directory, _trees):
     return inside(directory, (SqlSessionStore, {"url": f"sqlite:///{directory}/sessions.db"}))
 
 
-MEMORY = 'store = "emptied:Emptied"'
-
-
 @contextmanager
 def memory_tree(_directory, trees) -> Iterator[asm.Client]:
-    handle, _ = trees.handle(MEMORY)
+    handle, _ = trees.handle()
     yield handle
     handle.delete_session("everything")
 
@@ -128,23 +163,57 @@ def sqlite_tree(_directory, trees) -> Iterator[asm.Client]:
 
 
 @contextmanager
-def files_tree(_directory, trees) -> Iterator[asm.Client]:
-    handle, _ = trees.handle(MEMORY)
+def postgres_inside(directory, trees) -> Iterator[asm.Client]:
+    with trees.empty_postgres() as url, inside(directory, (SqlSessionStore, {"url": url})) as store:
+        yield store
+
+
+@contextmanager
+def postgres_tree(_directory, trees) -> Iterator[asm.Client]:
+    with trees.empty_postgres() as url:
+        yield trees.handle(f'store = "sql"\nurl = "{url}"')[0]
+
+
+@contextmanager
+def artifacts_tree(trees, artifacts) -> Iterator[asm.Client]:
+    handle, _ = trees.handle(artifacts=artifacts)
     yield handle
     for info in handle.list():
         handle.delete(info.key)
+
+
+def files_tree(_directory, trees):
+    return artifacts_tree(trees, FILES)
+
+
+def s3_tree(_directory, trees):
+    return artifacts_tree(trees, trees.s3)
+
+
+def custom_tree(_directory, trees):
+    return artifacts_tree(trees, 'store = "shelf:Shelf"')
 
 
 VARIANTS = {
     "session": {
         "memory": memory,
         "sqlite": sqlite,
+        "postgres": postgres,
         "memory inside": memory_inside,
         "sqlite inside": sqlite_inside,
+        "postgres inside": postgres_inside,
         "memory tree": memory_tree,
         "sqlite tree": sqlite_tree,
+        "postgres tree": postgres_tree,
     },
-    "artifact": {"files": files, "files inside": memory_inside, "files tree": files_tree},
+    "artifact": {
+        "files": files,
+        "s3": s3,
+        "files inside": memory_inside,
+        "files tree": files_tree,
+        "s3 tree": s3_tree,
+        "custom tree": custom_tree,
+    },
 }
 
 
@@ -154,8 +223,8 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def trees():
-    running = Trees()
+def trees(s3_server, request):
+    running = Trees(s3_server, request)
     yield running
     running.close()
 

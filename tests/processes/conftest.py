@@ -184,3 +184,9 @@ def any_tree(request, trees):
 def tree(trees):
     """A tree that is ready, with SQLite + files."""
     return trees(SQL_AND_FILES).wait_ready()
+
+
+@pytest.fixture
+def memory_tree(trees):
+    """A tree that is ready, with memory + files."""
+    return trees(MEMORY_AND_FILES).wait_ready()

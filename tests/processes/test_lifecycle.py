@@ -1,5 +1,6 @@
 """How a tree starts and stops."""
 
+import asyncio
 import concurrent.futures
 import json
 import os
@@ -138,6 +139,21 @@ def test_sigterm_during_a_call_lets_it_finish(trees, tmp_path):
     again = trees(MISBEHAVING.format(second='store = "file"\nroot = "artifacts"')).wait_ready()
     with again.connect("Odd.Store") as store:
         assert store.get("key") == b"whole"
+
+
+@pytest.mark.parametrize("name", ["MyApp.Store", "dev.sessions"])
+def test_a_long_poll_does_not_hold_up_the_stop(memory_tree, name):
+    async def scenario():
+        async with memory_tree.aconnect(name) as store:
+            waiting = asyncio.create_task(store.get_events("ses_1", wait_timeout_ms=600_000))
+            assert await store.get_latest_sequence("ses_1") == 0
+            memory_tree.signal(signal.SIGTERM)
+            with pytest.raises(asm.StorageError) as caught:
+                await waiting
+            return caught.value.details["reason"]
+
+    assert asyncio.run(scenario()) == "shutting_down"
+    assert memory_tree.wait() == 0
 
 
 def test_a_slow_call_holds_up_no_other(trees, tmp_path):
