@@ -451,16 +451,18 @@ def test_one_that_listens_again_may_have_missed_any(store, other, admin, heard):
     heard("end")
 
 
-def test_closing_ends_the_threads_and_the_connections(postgres_url, admin):
+def test_closing_ends_the_threads_and_the_connections(postgres):
     before = threading.active_count()
-    with SqlSessionStore(url=postgres_url) as store:
-        store.append_event(event())
-        store.list_sessions()
-    assert threading.active_count() == before
-    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asm'"
-    while admin.execute(count).fetchone()[0]:
-        pass  # the server takes its time to notice
-    SqlSessionStore(url=postgres_url).close()
+    with postgres.database() as url:
+        with SqlSessionStore(url=url, migrate="auto") as store:
+            store.append_event(event())
+            store.list_sessions()
+        assert threading.active_count() == before
+        with postgres.connect(make_url(url).database) as admin:
+            count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asm' AND datname = current_database()"
+            while admin.execute(count).fetchone()[0]:
+                pass  # the server takes its time to notice
+        SqlSessionStore(url=url).close()
 
 
 # -- What goes wrong ------------------------------------------------------------------------------------------------
