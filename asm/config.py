@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -245,21 +246,26 @@ def _check_store(store: str, options: Mapping[str, Any], where: str) -> tuple[st
         contract = contract_of(kind)
     except Error as error:
         return "", [f"{where}.store: {error.message}"]
-    if problems := [f"{where}{problem}" for problem in _check_options(kind, options)]:
-        return contract, problems
-    if preflight := getattr(kind, "preflight", None):
-        try:
+    try:
+        if problems := [f"{where}{problem}" for problem in _check_options(kind, options)]:
+            return contract, problems
+        if preflight := getattr(kind, "preflight", None):
             preflight(**options)
-        except Error as error:
-            field = error.details.get("field")
-            return contract, [f"{where}{f'.{field}' if field in options else ''}: {error.message}"]
+    except Error as error:
+        field = error.details.get("field")
+        return contract, [f"{where}{f'.{field}' if field in options else ''}: {error.message}"]
+    except Exception as error:  # noqa: BLE001  # a store of somebody else's may raise anything
+        return contract, [f"{where}: the options of {store} could not be checked: {type(error).__name__}"]
     return contract, []
 
 
 def _check_options(kind: type, options: Mapping[str, Any]) -> Iterator[str]:
     """Compare options with the keyword parameters of a constructor."""
     constructor: Any = kind.__init__  # type: ignore[misc]  # it is this class that will be called
-    hints = typing.get_type_hints(constructor)
+    try:
+        hints = typing.get_type_hints(constructor)
+    except Exception:  # noqa: BLE001  # names that only a type checker knows: then the names of the options are what is checked
+        hints = {}
     fields: dict[str, Any] = {}
     open_ended = False
     for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
@@ -267,7 +273,7 @@ def _check_options(kind: type, options: Mapping[str, Any]) -> Iterator[str]:
             open_ended = True
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+            fields[parameter.name] = (_plain(hints.get(parameter.name, Any)), default)
     model = pydantic.create_model(
         kind.__name__,
         __config__=ConfigDict(extra="allow" if open_ended else "forbid", strict=True, arbitrary_types_allowed=True),
@@ -286,6 +292,13 @@ def _check_options(kind: type, options: Mapping[str, Any]) -> Iterator[str]:
                 yield f".{name}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
+def _plain(hint: Any) -> Any:
+    """Return the type that an option in TOML must have; what TOML has no type for, the store itself checks."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Literal) else (hint,)
+    known = (str, int, float, bool, type(None))
+    return hint if all(part in known or isinstance(part, str) or str in (hint, part) for part in parts) else Any
+
+
 def _check_reference(
     where: str, reference: str | ModuleSettings, wanted: str, contracts: Mapping[str, str], runtime_dir: str
 ) -> Iterator[str]:
@@ -302,8 +315,8 @@ def _check_reference(
         return
     try:
         path = socket_path(reference, runtime_dir)
-    except Error as error:
-        yield f"{where}: {error.message}"
+    except Error:  # its message would show what may have come from the environment
+        yield f"{where}: is no name; give that of a backend ({', '.join(contracts) or 'there are none'}) or of a running store"
         return
     if not os.path.exists(path):  # noqa: PTH110  # the path is text everywhere else
         known = ", ".join(contracts) or "none"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asm.adapters import contract_of
+from asm.adapters import contract_of, load
 from asm.client.blocking import Client
 from asm.client.calling import DEFAULT_TIMEOUT, check_timeout
 from asm.core.errors import Error
@@ -29,7 +29,7 @@ from supervisor import Child, ChildSpec, Listener, NameInUse, StartFailed
 
 __all__ = ["CompositeSessionStore", "Handle", "Reference", "start_link"]
 
-Reference = str | Client | tuple[type, Mapping[str, Any]]
+Reference = str | Client | tuple[type | str, Mapping[str, Any]]
 """What a composite can refer to: a name, a handle, or a store with its options that runs inside the composite."""
 
 PREFIX = "linked-"
@@ -162,10 +162,11 @@ def _reference(reference: Reference, contract: str, runtime_dir: str | os.PathLi
         return Named(reference, socket_path(reference, runtime_dir))
     given: Any = reference  # whatever the annotation says
     match given:
-        case (type() as store, Mapping() as options) if contract_of(store) == contract:
-            return Module(store.__qualname__, store, options)
-        case (type() as store, Mapping()):
-            problem = f"{store.__qualname__} is no {contract} store"
-        case _:
-            problem = f"a name, a handle, or a pair (Class, {{option: value}}) is needed, not {given!r}"
+        case (type() | str() as store, Mapping() as options):
+            kind = load(store) if isinstance(store, str) else store
+            if contract_of(kind) == contract:
+                return Module(kind.__qualname__, kind, options)
+            problem = f"{kind.__qualname__} is no {contract} store"
+        case _:  # only its type is shown: it may hold a password
+            problem = f"a name, a handle, or a pair (Class, {{option: value}}) is needed, not {type(given).__name__}"
     raise Error("validation_error", f"{contract}_store: {problem}", details={"field": f"{contract}_store"})

@@ -22,7 +22,8 @@ class Adapter:
     """The base of our stores."""
 
     blocking: ClassVar[bool] = True
-    """Whether calls may wait for a disk or a network. A worker runs such calls in threads, others in its event loop."""
+    """Whether calls may wait for a disk or a network. A worker runs such calls in threads, others in its event loop; an
+    artifact that moves in pieces is put and opened in a thread in any case."""
 
     closed: bool = False
     """Whether :meth:`close` was called."""

@@ -13,6 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Iterator
+from contextlib import aclosing
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from asm.client.async_store import AsyncStore
@@ -34,7 +35,7 @@ from asm.operations import Operation
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame
 from asm.wire.messages import CANCEL, RESPONSE, Head, MessageError, Packer, decode_response, read_head
-from asm.wire.names import socket_path
+from asm.wire.names import check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["AsyncClient", "AsyncReader", "connect"]
@@ -42,6 +43,9 @@ __all__ = ["AsyncClient", "AsyncReader", "connect"]
 RECEIVE_BYTES: Final = 256 * 1024
 MAX_UNSENT: Final = 1024 * 1024
 """With this many bytes that the store has not taken, further calls wait before they are sent."""
+
+STREAMS: Final = 16
+"""How many artifacts move at the same time on one connection; more wait their turn. Each may have a window under way."""
 
 T = TypeVar("T")
 
@@ -67,19 +71,27 @@ class AsyncReader:
     def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None]) -> None:
         self._rest = first
         self._pieces = pieces
+        self._failure: Error | None = None
 
     async def read(self, size: int = -1) -> bytes:
         """Return up to ``size`` bytes, all that is left by default, and nothing at the end."""
-        if size < 0:
-            first, self._rest = self._rest, b""
-            return b"".join([first, *[piece async for piece in self._pieces]])
-        if not self._rest:
-            self._rest = await anext(self._pieces, b"")
+        if self._failure is not None:
+            raise self._failure  # what comes after a failure is not the end
+        try:
+            if size < 0:
+                first, self._rest = self._rest, b""
+                return b"".join([first, *[piece async for piece in self._pieces]])
+            if not self._rest:
+                self._rest = await anext(self._pieces, b"")
+        except Error as error:
+            self._failure = error
+            raise
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
     async def aclose(self) -> None:
-        """Stop reading."""
+        """Stop reading. A read that comes afterwards is refused."""
+        self._failure = self._failure or Error("stream_closed", "the artifact was closed; open it again")
         await self._pieces.aclose()
 
     async def __aenter__(self) -> Self:
@@ -134,7 +146,7 @@ class AsyncClient(AsyncStore):
         """Make a call and return its result."""
         if self._closed:
             raise closed(self.name)
-        if operation.data_parameter is None:
+        if operation.data_parameter is None or isinstance(arguments[operation.data_parameter], bytes | bytearray | memoryview):
             call = outgoing(operation, arguments, self._timeout)
         else:  # a file or an iterable may take its time
             call = await asyncio.to_thread(outgoing, operation, arguments, self._timeout)
@@ -156,8 +168,9 @@ class AsyncClient(AsyncStore):
         """Send a call whose result comes in pieces, and yield them."""
         try:
             connection = await self._connected(call.seconds)
-            async for piece in connection.download(call):
-                yield piece
+            async with aclosing(connection.download(call)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except Late:
             raise timed_out(self.name, call.operation, call.seconds) from None
         except Broken as error:
@@ -174,6 +187,7 @@ class AsyncClient(AsyncStore):
                 connection.abandon()
             connection = self._connection = _Connection(self.path)
         if not connection.is_open:
+            check_owner(self.path)
             try:
                 await _within(seconds, connection.open())
             except OSError as error:
@@ -227,6 +241,7 @@ class _Connection:
         self._splitter = Splitter()
         self._msgid = 0
         self._waiting: dict[int, _Pending] = {}
+        self._streams = asyncio.Semaphore(STREAMS)
         self._outgoing = bytearray()
         self._flushing = False
         self._may_send = asyncio.Event()
@@ -251,6 +266,41 @@ class _Connection:
         :raises Error: what the store answered.
         :raises Late, Broken: why there is no answer.
         """
+        if call.pieces is None:
+            return await self._exchange(call)
+        await _within(call.seconds, self._streams.acquire())
+        try:
+            return await self._exchange(call)
+        finally:
+            self._streams.release()
+
+    async def download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
+        """Send a call whose result comes in pieces, and yield them. Raises as :meth:`exchange`."""
+        # A file that somebody has open may stay open for long, and must not hold up others.
+        turn = self._streams if call.operation.result is bytes else asyncio.Semaphore()
+        await _within(call.seconds, turn.acquire())
+        try:
+            async with aclosing(self._download(call)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            turn.release()
+
+    def close(self) -> None:
+        """Close the connection; whoever waits for an answer is told."""
+        if self._pid == os.getpid() and not self._loop.is_closed():
+            self._lose(Broken("the handle was closed"))
+        else:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of a connection that belongs to another process or loop, without touching that loop."""
+        self._lost = self._lost or Broken("the connection belongs to another process or event loop")
+        self._socket.close()
+
+    # -- inside
+
+    async def _exchange(self, call: Outgoing) -> Any:
         msgid, pending = await self._begin(call)
         try:
             if call.pieces is not None:
@@ -259,8 +309,7 @@ class _Connection:
         finally:
             self._end(msgid)
 
-    async def download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
-        """Send a call whose result comes in pieces, and yield them. Raises as :meth:`exchange`."""
+    async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
         msgid, pending = await self._begin(call)
         pending.changed = asyncio.Event()
         taken = 0
@@ -279,20 +328,6 @@ class _Connection:
                 await pending.change(call.seconds)
         finally:
             self._end(msgid)
-
-    def close(self) -> None:
-        """Close the connection; whoever waits for an answer is told."""
-        if self._pid == os.getpid() and not self._loop.is_closed():
-            self._lose(Broken("the handle was closed"))
-        else:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Let go of a connection that belongs to another process or loop, without touching that loop."""
-        self._lost = self._lost or Broken("the connection belongs to another process or event loop")
-        self._socket.close()
-
-    # -- inside
 
     async def _begin(self, call: Outgoing) -> tuple[int, _Pending]:
         """Send the request of a call."""

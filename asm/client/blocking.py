@@ -38,7 +38,7 @@ from asm.ports import ArtifactStore, SessionStore
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame
 from asm.wire.messages import RESPONSE, MessageError, Packer, decode_response, read_head
-from asm.wire.names import socket_path
+from asm.wire.names import check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["Client", "connect"]
@@ -182,6 +182,7 @@ class Client(SessionStore, ArtifactStore):
             self._idle.append(connection)
 
     def _connect(self, seconds: float) -> _Connection:
+        check_owner(self.path)
         try:
             connection = _Connection(self.path, seconds)
         except OSError as error:
@@ -332,8 +333,10 @@ class _Connection:
 
     def _write(self, data: bytes, deadline: float) -> None:
         try:
-            self._limit(socket.SO_SNDTIMEO, deadline - time.monotonic())
-            self._socket.sendall(data)
+            rest = memoryview(data)
+            while rest:  # not sendall, which would begin its time anew with each part that is taken
+                self._limit(socket.SO_SNDTIMEO, deadline - time.monotonic())
+                rest = rest[self._socket.send(rest) :]
         except BlockingIOError:
             raise Late from None
         except OSError as error:
@@ -353,6 +356,7 @@ class _Reader(io.RawIOBase):
     def __init__(self, first: bytes, pieces: Generator[bytes, None, None]) -> None:
         self._rest = memoryview(first)
         self._pieces = pieces
+        self._failure: Error | None = None
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -360,8 +364,14 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read the next bytes; 0 at the end."""
+        if self._failure is not None:
+            raise self._failure  # what comes after a failure is not the end
         while not self._rest:
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except Error as error:
+                self._failure = error
+                raise
             if piece is None:
                 return 0
             self._rest = memoryview(piece)

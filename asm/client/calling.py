@@ -34,6 +34,9 @@ C = TypeVar("C", bound=type)
 DEFAULT_TIMEOUT: Final = 5.0
 """How many seconds a call may take, unless told otherwise."""
 
+MAX_TIMEOUT: Final = 366 * 86400
+"""How many seconds a call may take at the most: a year, which the clocks of every system can hold."""
+
 
 def proxies(make: Callable[[Operation], Callable[..., Any]]) -> Callable[[C], C]:
     """Return a class decorator that gives a class a method for each operation of both contracts.
@@ -56,10 +59,10 @@ def proxies(make: Callable[[Operation], Callable[..., Any]]) -> Callable[[C], C]
 def check_timeout(timeout: float) -> float:
     """Return the timeout in seconds.
 
-    :raises Error: ``validation_error`` unless it is a finite number greater than zero: no call may hang.
+    :raises Error: ``validation_error`` unless it is a number within bounds: no call may hang.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        problem = f"timeout must be a number of seconds greater than 0, not {timeout!r}"
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT:
+        problem = f"timeout must be a number of seconds, greater than 0 and at most {MAX_TIMEOUT}, not {timeout!r}"
         raise Error("validation_error", problem, details={"field": "timeout"})
     return float(timeout)
 
@@ -117,9 +120,10 @@ def outgoing(operation: Operation, arguments: dict[str, Any], timeout: float) ->
     pieces = None
     if (name := operation.data_parameter) is not None:
         pieces = chunks(arguments[name], PIECE)
-        first, second = next(pieces, b""), next(pieces, None)
+        first = bytes(next(pieces, b""))  # a copy: the source may use the same buffer for the second
+        second = next(pieces, None)
         if second is None:
-            arguments, pieces = arguments | {name: bytes(first)}, None
+            arguments, pieces = arguments | {name: first}, None
         else:
             arguments, pieces = arguments | {name: None}, chain([memoryview(first), second], pieces)
     return Outgoing(operation, encode_arguments(operation, arguments), pieces, seconds)

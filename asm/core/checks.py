@@ -41,7 +41,8 @@ MAX_JSON_DEPTH: Final = 64
 MAX_KEY_BYTES: Final = 1024
 """How many bytes of UTF-8 the key of an artifact may have."""
 
-INTEGERS: Final = range(-(2**63), 2**63)
+LEAST: Final = -(2**63)
+MOST: Final = 2**63 - 1
 """The integers that every part of asm can carry: 64 bits, signed."""
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -72,7 +73,7 @@ def text(value: Any, where: str) -> str:
         encodable(value, where)
     if "\0" in value:
         refuse(where, "must not contain the character NUL")
-    return str(value)
+    return str.__str__(value)  # the text itself, of a member of an Enum, too
 
 
 def identifier(value: Any, where: str) -> str:
@@ -92,23 +93,28 @@ def artifact_key(value: Any, where: str) -> str:
 
 def count(value: Any, where: str) -> int:
     """Accept a whole number that is not negative."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0 or value not in INTEGERS:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
         refuse(where, f"must be a whole number, 0 or greater, not {shown(value)}")
     return int(value)
 
 
 def limit(value: Any, where: str) -> int:
     """Accept a whole number that is greater than zero."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or value not in INTEGERS:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         refuse(where, f"must be a whole number, 1 or greater, not {shown(value)}")
     return int(value)
 
 
 def amount(value: Any, where: str) -> float:
     """Accept a finite number."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        refuse(where, f"must be a finite number, not {shown(value)}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    refuse(where, f"must be a finite number, not {shown(value)}")
 
 
 def utc_time(value: Any, where: str) -> datetime:
@@ -211,16 +217,16 @@ def _json_key(key: Any, where: str) -> str:
         refuse(where, f"must have string keys, not {shown(key)} ({kind(key)})")
     if not key.isascii():
         encodable(key, where)
-    return str(key)
+    return str.__str__(key)
 
 
 def _json_scalar(value: Any, where: str) -> str | int | float:
     if isinstance(value, str):
         if not value.isascii():
             encodable(value, where)
-        return str(value)
+        return str.__str__(value)
     if isinstance(value, int):
-        if value not in INTEGERS:
+        if not LEAST <= value <= MOST:
             refuse(where, "must fit into 64 bits; give larger integers as strings")
         return int(value)
     if isinstance(value, float):

@@ -12,10 +12,11 @@ Used by a worker, and by a composite for a module-backed reference.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Final
 
 from asm.adapters import contract_of
@@ -37,7 +38,7 @@ THREADS: Final = 32
 """How many calls of a blocking adapter run at the same time; more wait their turn."""
 
 LONG_THREADS: Final = 64
-"""How many calls may hold a thread for long: uploads, and the long-polls of a store that cannot tell of appends."""
+"""How many uploads may hold a thread, and how many long-polls of a store that cannot tell of appends; more are refused."""
 
 
 def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
@@ -76,7 +77,7 @@ def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
     if upload is not None:
         backend.receive(call, upload)
     elif streamed and operation.result in (bytes, BinaryIO):
-        backend.send(call, lambda piece: peer.send(streams.chunk(peer.packer, msgid, piece)))
+        backend.send(call, lambda piece: peer.send(streams.chunk(peer.packer, msgid, piece)), peer.writable)
     else:
         backend.start(call)
 
@@ -105,7 +106,9 @@ class Backend:
         self._in_loop = not getattr(store, "blocking", True)
         self._submit = getattr(store, "submit", None)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
-        self._long_threads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix=f"{name}-long")
+        self._uploads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix=f"{name}-upload")
+        self._waits = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix=f"{name}-wait")
+        self._long = {self._uploads: 0, self._waits: 0}
         self._polls = LongPolls()
         appends = getattr(store, "appends", None)
         self._unsubscribe = appends.subscribe(self._polls.appended) if appends is not None else None
@@ -116,13 +119,15 @@ class Backend:
             self._run(call)
         elif self._unsubscribe is not None:
             LongPoll(self._polls, call, self._run)
-        else:
-            call.cancel_work = self._long_threads.submit(self._perform_in_thread, call).cancel
+        elif future := self._run_long(self._waits, call):
+            call.cancel_work = future.cancel
 
     def receive(self, call: Call, upload: Upload) -> None:
         """Begin a call whose data comes in pieces."""
         call.stream = upload
-        future = self._long_threads.submit(self._perform_in_thread, call)
+        future = self._run_long(self._uploads, call)
+        if future is None:
+            return
 
         def abandon() -> None:
             future.cancel()
@@ -130,10 +135,11 @@ class Backend:
 
         call.cancel_work = abandon
 
-    def send(self, call: Call, send: Any) -> None:
+    def send(self, call: Call, send: Callable[[bytes], None], writable: Callable[[Callable[[], None]], bool]) -> None:
         """Begin a call whose result goes out in pieces. A ``get`` in pieces is an ``open``."""
         key = call.arguments["key"]
-        Download(call, lambda: self._store.open(key), send, self._threads, lambda cause: self._failure(call.operation, cause))
+        failed = functools.partial(self._failure, call.operation)
+        Download(call, lambda: self._store.open(key), send, writable, self._threads, failed)
 
     def interrupt(self, error: Error) -> None:
         """End with this error what would wait for long."""
@@ -143,7 +149,7 @@ class Backend:
         """Close the store, after the calls that have begun."""
         if self._unsubscribe is not None:
             self._unsubscribe()
-        for threads in (self._threads, self._long_threads):
+        for threads in (self._threads, *self._long):
             threads.shutdown(wait=True, cancel_futures=True)
         if close := getattr(self._store, "close", None):
             close()
@@ -154,6 +160,20 @@ class Backend:
             call.finish(*self._perform(call))
         elif self._submit is None or not self._submit(call.operation.name, call.arguments, self._submitted(call)):
             call.cancel_work = self._threads.submit(self._perform_in_thread, call).cancel
+
+    def _run_long(self, threads: ThreadPoolExecutor, call: Call) -> Future[None] | None:
+        """Make a call that may take long, in a thread that is free; if none is, say so."""
+        if self._long[threads] >= LONG_THREADS:
+            details = self._where(call.operation) | {"reason": "overloaded"}
+            call.finish(None, Error("storage_error", f"{self.name} has too many of these calls at once", details=details))
+            return None
+        self._long[threads] += 1
+        future = threads.submit(self._perform_in_thread, call)
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._ended, threads))
+        return future
+
+    def _ended(self, threads: ThreadPoolExecutor) -> None:
+        self._long[threads] -= 1
 
     def _submitted(self, call: Call) -> Any:
         """Return what the store's queue tells the outcome, in a thread of its own."""

@@ -24,6 +24,7 @@ from asm.processes.logs import LogStyle
 from asm.processes.peers import Limits, Peer
 from asm.processes.server import Lifeline
 from asm.processes.worker import open_store
+from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import (
     CANCEL,
     HELLO,
@@ -36,7 +37,7 @@ from asm.wire.messages import (
     request_head,
     response_head,
 )
-from asm.wire.streams import CHUNK, MORE, relayed, streamed
+from asm.wire.streams import CHUNK, MORE, PIECE, relayed, streamed
 
 __all__ = ["Composite", "Link", "Module", "Named", "main"]
 
@@ -47,6 +48,9 @@ CONNECT_SECONDS: Final = 10.0
 
 RETRY_SECONDS: Final = 0.1
 """How long to wait before connecting again to a store of which not even the socket is there."""
+
+HEAD_BYTES: Final = 16
+"""More than a msgid of ours may add to a message."""
 
 MAX_UNSENT: Final = 64 * 1024 * 1024
 """With this many bytes that a store has not taken, further calls to it are refused as ``overloaded``."""
@@ -215,6 +219,9 @@ class Link:
         peer = self._peer
         if not self._up or peer is None:
             client.answer_error(head.msgid, self._away("backend_restarting", "is being restarted", head.method))
+        elif len(body) - head.method_at > MAX_FRAME - HEAD_BYTES:
+            problem = f"a message of {len(body)} bytes cannot be passed on; at most {MAX_FRAME - HEAD_BYTES} can"
+            client.answer_error(head.msgid, Error("validation_error", problem, details={"byte_size": len(body)}))
         elif peer.unsent > MAX_UNSENT:
             client.answer_error(head.msgid, self._away("overloaded", "does not keep up", head.method))
         else:
@@ -234,7 +241,7 @@ class Link:
         :raises MessageError: when the client sends far more than the store takes, which a window forbids.
         """
         if self._peer is not None:
-            if self._peer.unsent > 2 * MAX_UNSENT:
+            if len(body) > 2 * PIECE or self._peer.unsent > 2 * MAX_UNSENT:
                 raise MessageError("more was sent than a window allows")
             self._peer.send(*relayed(method, msgid, body, rest_at))
 
@@ -276,7 +283,7 @@ class Link:
         elif head.method == MALFORMED:
             (msgid,) = decode(memoryview(body)[head.params_at :])
             if forwarded := self._in_flight.pop(msgid, None):
-                forwarded.client.refuse("the params of its request cannot be decoded")
+                forwarded.client.malformed(forwarded.msgid)
 
     def settled(self, peer: Peer) -> None:
         """Do nothing: a link takes no calls."""

@@ -4,8 +4,9 @@
     ──────────────► Splitter ──► Head ──────────────► Service.request / response / notification
     ◄────────────── one write an iteration of the loop ◄── send
 
-A peer bounds what it costs: while it has too many calls or bytes in flight, or does not take its answers, nothing more is
-read from it; one that breaks the protocol, or lets too many answers lie, loses its connection.
+A peer bounds what it costs: with too many calls or bytes in flight, further calls are refused as ``overloaded``; while it does
+not take its answers, nothing more is read from it; one that breaks the protocol, or lets too many answers lie, loses its
+connection. A relay, which carries the calls of many, has bounded each of them, and is not bounded again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -38,9 +40,9 @@ class Limits:
     frame_bytes: int = MAX_FRAME
     """How large the body of a frame may be."""
     calls_in_flight: int = 4096
-    """With this many calls unanswered, nothing more is read."""
+    """With this many calls unanswered, further ones are refused as ``overloaded``."""
     bytes_in_flight: int = 64 * 1024 * 1024
-    """With this many bytes in unanswered calls, nothing more is read."""
+    """With this many bytes in unanswered calls, likewise."""
     bytes_unread: int = 64 * 1024 * 1024
     """With this many bytes of answers that it does not read, it is cut off."""
 
@@ -95,6 +97,7 @@ class Peer(asyncio.Protocol):
         self._splitter = Splitter(limits.frame_bytes)
         self._sizes: dict[int, int] = {}
         self._bytes_in_flight = 0
+        self._when_writable: list[Callable[[], None]] = []
         self._reading = True
         self._writable = True
         self._outgoing: list[bytes] = []
@@ -113,6 +116,12 @@ class Peer(asyncio.Protocol):
     def unsent(self) -> int:
         """How many bytes wait to be taken by the other side."""
         return self._queued + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    def writable(self, go_on: Callable[[], None]) -> bool:
+        """Whether what is sent now is taken soon. If not, ``go_on`` is called once it is."""
+        if not self._writable:
+            self._when_writable.append(go_on)
+        return self._writable
 
     def send(self, *parts: bytes) -> None:
         """Send one frame whose body is made of these parts. All frames of one iteration of the loop are written at once."""
@@ -133,7 +142,11 @@ class Peer(asyncio.Protocol):
 
     def answer_result(self, msgid: int, result: Any) -> None:
         """Answer a call that went well."""
-        body = self.packer.result(msgid, result)
+        try:
+            body = self.packer.result(msgid, result)
+        except Exception as cause:  # noqa: BLE001  # a store may return anything at all
+            self.answer_error(msgid, _no_result(cause))
+            return
         if len(body) > self._limits.frame_bytes:
             self.answer_error(msgid, _too_large(len(body), self._limits.frame_bytes))
         else:
@@ -181,7 +194,7 @@ class Peer(asyncio.Protocol):
             self._outgoing.clear()
             self._queued = 0
             self._transport.write(data)
-            if self._transport.get_write_buffer_size() > self._limits.bytes_unread:
+            if not self.relay and self._transport.get_write_buffer_size() > self._limits.bytes_unread:
                 self.refuse("it does not read its answers")
 
     def close(self) -> None:
@@ -208,12 +221,7 @@ class Peer(asyncio.Protocol):
             for body in self._splitter.feed(data):
                 head = read_head(body)
                 if head.kind == REQUEST:
-                    if head.msgid in self.calls:
-                        raise MessageError(f"the msgid {head.msgid} is in flight already")
-                    self.calls[head.msgid] = None
-                    self._sizes[head.msgid] = len(body)
-                    self._bytes_in_flight += len(body)
-                    receiver.request(self, head, body)
+                    self._take_request(head, body)
                 elif head.kind == NOTIFICATION:
                     receiver.notification(self, head, body)
                 else:
@@ -223,7 +231,6 @@ class Peer(asyncio.Protocol):
         except (FrameError, MessageError) as error:
             self.refuse(str(error))
             return
-        self._balance()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -245,21 +252,34 @@ class Peer(asyncio.Protocol):
         """Read on."""
         self._writable = True
         self._balance()
+        waiting, self._when_writable = self._when_writable, []
+        for go_on in waiting:
+            go_on()
 
     # -- inside
 
+    def _take_request(self, head: Head, body: bytes) -> None:
+        if head.msgid in self.calls:
+            raise MessageError(f"the msgid {head.msgid} is in flight already")
+        limits = self._limits
+        if not self.relay and (len(self.calls) >= limits.calls_in_flight or self._bytes_in_flight >= limits.bytes_in_flight):
+            self.send(self.packer.error(head.msgid, _overloaded(len(self.calls), self._bytes_in_flight)))
+            return
+        self.calls[head.msgid] = None
+        self._sizes[head.msgid] = len(body)
+        self._bytes_in_flight += len(body)
+        self._receiver.request(self, head, body)
+
     def _settle(self, msgid: int) -> None:
-        """Stop counting a call; read on if that was what reading waited for."""
+        """Stop counting a call."""
         del self.calls[msgid]
         self._bytes_in_flight -= self._sizes.pop(msgid, 0)
-        self._balance()
         if not self.calls:
             self._receiver.settled(self)
 
     def _balance(self) -> None:
-        """Read exactly while the peer is within its bounds."""
-        limits = self._limits
-        wanted = self._writable and len(self.calls) < limits.calls_in_flight and self._bytes_in_flight < limits.bytes_in_flight
+        """Read exactly while the peer takes its answers."""
+        wanted = self._writable or self.relay  # behind a relay others wait, and windows bound what it does not take
         if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
@@ -285,6 +305,19 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     return pid, uid, gid
+
+
+def _overloaded(calls: int, size: int) -> Error:
+    return Error(
+        "storage_error",
+        f"too much is in flight on this connection ({calls} calls, {size} bytes); wait for answers, or use another connection",
+        details={"reason": "overloaded"},
+    )
+
+
+def _no_result(cause: Exception) -> Error:
+    details = {"exception": type(cause).__name__, "text": str(cause)[:1000]}
+    return Error("internal_error", f"the store returned what cannot be sent: {cause!r}", details=details)
 
 
 def _too_large(size: int, limit: int) -> Error:

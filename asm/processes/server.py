@@ -11,6 +11,7 @@ calls, gives those in flight time to finish, answers the rest with ``shutting_do
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -40,7 +41,10 @@ BACKLOG: Final = 1024
 DRAIN_SECONDS: Final = 5.0
 """How long calls in flight may go on after the process was asked to stop."""
 
-ORPHAN_DRAIN_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 1.0
+"""How long a client may take to read its last answers."""
+
+ORPHAN_DRAIN_SECONDS: Final = 0.5
 """The same when the parent is gone, and nobody would restart what the clients wait for."""
 
 
@@ -234,6 +238,11 @@ class Server:
                     peer.answer_error(msgid, self._shutting_down(None))
         for peer in list(self._peers):
             peer.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                while self._peers:  # until each has taken its last answers
+                    self._settled.clear()
+                    await self._settled.wait()
 
     def _shutting_down(self, operation: str | None) -> Error:
         details: dict[str, Any] = {"reason": "shutting_down", "backend": self._name}

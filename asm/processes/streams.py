@@ -10,6 +10,7 @@ after :data:`IDLE_SECONDS`, and a download holds a thread only while it reads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -84,6 +85,7 @@ class Download:
     :param call: the ``get`` or ``open``, which is finished at the end.
     :param open_file: opens the artifact, in a thread.
     :param send: sends the next bytes; called in the loop.
+    :param writable: whether what is sent is taken soon; if not, it calls what it is given once it is.
     :param threads: where files are opened and read.
     :param failed: turns what a store raised into an error.
     """
@@ -93,12 +95,14 @@ class Download:
         call: Call,
         open_file: Callable[[], BinaryIO],
         send: Callable[[bytes], None],
+        writable: Callable[[Callable[[], None]], bool],
         threads: Executor,
         failed: Callable[[Exception], Error],
     ) -> None:
         self._call = call
         self._open_file = open_file
         self._send = send
+        self._writable = writable
         self._threads = threads
         self._failed = failed
         self._loop = asyncio.get_running_loop()
@@ -121,7 +125,7 @@ class Download:
 
     def _read(self) -> None:
         """Read the next piece, if it may go and none is being read."""
-        if self._reading or self._call.over or self._window < PIECE:
+        if self._reading or self._call.over or self._window < PIECE or not self._writable(self._read):
             return
         self._reading = True
         self._threads.submit(self._read_in_thread)
@@ -136,10 +140,13 @@ class Download:
                 read = self._file.read(PIECE - len(piece))
                 ended = not read
                 piece = piece + read if piece else read
+            if ended:
+                self._file.close()
         except Exception as cause:  # noqa: BLE001  # whatever a store raises is answered
             error = self._failed(cause)
-        if (ended or error) and self._file is not None:
-            self._file.close()
+            with contextlib.suppress(Exception):
+                if self._file is not None:
+                    self._file.close()
         self._loop.call_soon_threadsafe(self._was_read, piece, ended, error)
 
     def _was_read(self, piece: bytes, ended: bool, error: Error | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from asm.core.checks import LEAST, MOST
 from asm.core.errors import Error
 
 __all__ = [
@@ -124,8 +125,8 @@ class Packer:
 
     def error(self, msgid: int, error: Error) -> bytes:
         """Return the body of a response to a call that failed."""
-        fields = error.to_map() | {"timestamp": error.timestamp}
-        return response_head(msgid) + msgpack.packb(fields, datetime=True, default=_shown) + b"\xc0"
+        fields = _sendable(error.to_map()) | {"timestamp": error.timestamp}
+        return response_head(msgid) + self._pack(fields) + b"\xc0"
 
     def notification(self, method: bytes, params: list[Any]) -> bytes:
         """Return the body of a notification."""
@@ -204,6 +205,16 @@ def _read_method(body: bytes, at: int) -> tuple[bytes, int]:
     return body[start : start + size], start + size
 
 
-def _shown(value: Any) -> Any:
-    """Show what an error's details should not hold, rather than lose the error."""
-    return value.isoformat() if isinstance(value, datetime) else repr(value)
+def _sendable(value: Any, depth: int = 16) -> Any:
+    """Return a part of an error as it can be sent: what its details should not hold is shown, rather than the error lost."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value).encode(errors="backslashreplace").decode()
+    if isinstance(value, int) and LEAST <= value <= MOST:
+        return int(value)
+    if depth and isinstance(value, dict):
+        return {_sendable(str(key)): _sendable(item, depth - 1) for key, item in value.items()}
+    if depth and isinstance(value, list | tuple):
+        return [_sendable(item, depth - 1) for item in value]
+    return _sendable(value.isoformat() if isinstance(value, datetime) else repr(value))

@@ -13,7 +13,7 @@ from typing import Final
 
 from asm.core.errors import Error
 
-__all__ = ["check_name", "find_runtime_dir", "prepare_runtime_dir", "socket_path"]
+__all__ = ["check_name", "check_owner", "find_runtime_dir", "prepare_runtime_dir", "socket_path"]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_PATH_BYTES: Final = 107
@@ -69,6 +69,22 @@ def prepare_runtime_dir(path: str) -> None:
         raise _unusable(path, f"belongs to the user {found.st_uid}, not to {os.geteuid()}")
     if found.st_mode & 0o077:
         raise _unusable(path, f"lets others in (mode {stat.S_IMODE(found.st_mode):04o}); it must have mode 0700")
+
+
+def check_owner(path: str) -> None:
+    """Verify that the directory of a socket belongs to us or to root, unless it is not there at all.
+
+    Anybody can make a directory below the temporary one, and would be sent whatever a client stores.
+
+    :raises Error: ``storage_connection_failed``.
+    """
+    directory = os.path.dirname(path)
+    try:
+        owner = os.stat(directory).st_uid
+    except OSError:
+        return
+    if owner not in (0, os.geteuid()):
+        raise _unusable(directory, f"belongs to the user {owner}, not to {os.geteuid()} or root")
 
 
 def socket_path(name: str, runtime_dir: str | os.PathLike[str] | None = None) -> str:

@@ -25,7 +25,7 @@ MORE: Final = b"more"
 
 PIECE: Final = 256 * 1024
 """How many bytes a chunk has at the most."""
-WINDOW: Final = 2 * 1024 * 1024
+WINDOW: Final = 1024 * 1024
 """How many bytes may be under way before the receiver said ``more``."""
 
 

@@ -113,6 +113,29 @@ def test_a_bad_configuration(tmp_path, config, said, check):
     assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
 
 
+def test_a_store_with_annotations_for_type_checkers_only(tmp_path):
+    (tmp_path / "hinted.py").write_text(
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom asm.adapters import InMemorySessionStore\n"
+        "if TYPE_CHECKING:\n    from pathlib import Path\n"
+        "class Hinted(InMemorySessionStore):\n    def __init__(self, *, where: Path):\n        super().__init__()\n"
+    )
+    hinted = GOOD.replace('store = "memory"', 'store = "hinted:Hinted"\nwhere = "x"')
+    (tmp_path / "c.toml").write_text(hinted)
+    assert run("c.toml", "--check", cwd=tmp_path, PYTHONPATH=str(tmp_path)).returncode == 0
+    (tmp_path / "c.toml").write_text(hinted.replace("where =", "were ="))
+    ran = run("c.toml", "--check", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert ran.returncode == 78
+    assert "backend[0].were" in ran.stderr
+
+
+def test_a_reference_from_the_environment_is_not_shown(tmp_path):
+    (tmp_path / "c.toml").write_text(GOOD.replace('session_store = "s"', 'session_store = "${SECRET}"'))
+    ran = run("c.toml", cwd=tmp_path, SECRET="postgresql://me:hidden@host/x")
+    assert ran.returncode == 78
+    assert "composite[0].session_store" in ran.stderr
+    assert "hidden" not in ran.stderr
+
+
 def test_a_missing_configuration(tmp_path):
     ran = run("none.toml", cwd=tmp_path)
     assert ran.returncode == 78

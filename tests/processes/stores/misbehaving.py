@@ -2,8 +2,10 @@
 
 import os
 import threading
+from decimal import Decimal
 
 from asm.adapters import FileArtifactStore, InMemorySessionStore
+from asm.core.errors import Error
 
 
 class Failing(InMemorySessionStore):
@@ -45,3 +47,13 @@ class Raising(InMemorySessionStore):
 
     def get_session(self, session_id):
         raise ZeroDivisionError(f"for {session_id}")
+
+
+class Unsendable(InMemorySessionStore):
+    """Returns and raises what no message can carry."""
+
+    def get_latest_sequence(self, session_id):
+        return 1j
+
+    def get_session(self, session_id):
+        raise Error("storage_error", "odd", details={1: Decimal(2), "odd": {1}, "text": "\udcff"})

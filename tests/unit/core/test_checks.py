@@ -1,3 +1,4 @@
+import enum
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -159,3 +160,24 @@ def test_a_json_map_is_kept_as_it_is_and_frozen_to_its_leaves(value):
 
     assert frozen(found)
     assert checks.json_map(found, "place") is found
+
+
+def test_members_of_enums_are_what_they_stand_for():
+    class Number(enum.IntEnum):
+        ONE = 1
+
+    class Text(str, enum.Enum):  # noqa: UP042  # its str() is not what it stands for
+        A = "a"
+
+    assert checks.limit(Number.ONE, "x") == 1
+    assert type(checks.limit(Number.ONE, "x")) is int
+    assert checks.identifier(Text.A, "x") == "a"
+    frozen = checks.json_map({Text.A: [Number.ONE, Text.A]}, "x")
+    assert frozen == {"a": [1, "a"]}
+    assert [type(item) for item in (*frozen, *frozen["a"])] == [str, int, str]
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan")])
+def test_no_amount_is_beyond_a_float(value):
+    with pytest.raises(Error):
+        checks.amount(value, "x")

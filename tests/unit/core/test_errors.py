@@ -88,7 +88,7 @@ def test_defaults():
     DETAILS,
     st.datetimes(timezones=st.just(UTC)),
 )
-def test_maps_round_trip(code, message, details, provider_error, context, timestamp):  # noqa: PLR0917
+def test_maps_round_trip(code, message, details, provider_error, context, timestamp):
     error = Error(code, message, details=details, provider_error=provider_error, context=context, timestamp=timestamp)
     again = Error.from_map(json.loads(json.dumps(error.to_map())))
     assert type(again) is type(error)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 import asm
+from asm.client.calling import outgoing
 from asm.operations import OPERATIONS
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
 from asm.wire.messages import Packer, decode
@@ -84,3 +85,14 @@ def test_every_operation_has_been_sent_and_answered_here():
     plain = {"delete_session", "get_run", "append_event", "delete"}
     assert left == plain
     assert all(OPERATIONS[name].parameters.keys() <= {"session_id", "run_id", "event", "key"} for name in plain)
+
+
+def test_a_source_may_use_one_buffer_for_all_that_it_yields():
+    def source():
+        buffer = bytearray(3)
+        for text in (b"abc", b"def", b"ghi"):
+            buffer[:] = text
+            yield buffer
+
+    call = outgoing(OPERATIONS["put"], {"key": "k", "data": source()}, 5.0)
+    assert b"".join(bytes(piece) for piece in call.pieces) == b"abcdefghi"
