@@ -12,11 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
+import hypothesis
 import psycopg
 import pytest
 import sqlalchemy
 
 from asm.adapters.sql.schema import migrate
+
+# No test asserts a duration: on a busy machine every example may take its time.
+hypothesis.settings.register_profile("asm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("asm")
 
 PATIENCE = "60"
 PASSWORD = "a/secret:word@x"
