@@ -187,7 +187,7 @@ def test_an_append_to_another_session_does_not():
 
 def test_when_the_time_is_up_it_looks_once_more():
     query = Query([], ["event"])
-    assert Appends().wait("ses", query, 1) == ["event"]
+    assert Appends().wait("ses", query, 1000) == ["event"]  # long enough that it is not up before the first look
 
 
 def test_another_thread_wakes_it():
