@@ -15,7 +15,6 @@ import dataclasses
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
@@ -43,11 +42,12 @@ def numbered(events: Iterable[Event], stored: Container[str], reserve: Reserve) 
     :returns: the new events by id, with their numbers, in their order.
     """
     new: dict[str, Event] = {}
+    needs: dict[str, int] = {}
     for event in events:
-        if event.id not in stored:
-            new.setdefault(event.id, event)
-    needs = Counter(event.session_id for event in new.values())
-    following = dict(reserve({session_id: needs[session_id] for session_id in sorted(needs)})) if needs else {}
+        if event.id not in stored and event.id not in new:
+            new[event.id] = event
+            needs[event.session_id] = needs.get(event.session_id, 0) + 1
+    following = dict(reserve(dict(sorted(needs.items())))) if needs else {}
     for event in new.values():
         new[event.id] = event.sequenced(following[event.session_id])
         following[event.session_id] += 1

@@ -126,18 +126,13 @@ class InMemorySessionStore(Adapter):
     # -- Events ---------------------------------------------------------------------------------------------------
 
     def append_event(self, event: Event) -> None:
-        self.append_events([event])
+        self._append_and_announce([event])
 
     def append_event_with_sequence(self, event: Event) -> Event:
-        return self.append_events([event])[0]
+        return self._append_and_announce([event])[0]
 
     def append_events(self, events: list[Event]) -> list[Event]:
-        with self._lock:
-            self.require_open()
-            self._append(events)
-            stored = [self._events[event.id] for event in events]
-        self.appends.announce(event.session_id for event in events)
-        return stored
+        return self._append_and_announce(events)
 
     def flush(self, result: ExecutionResult) -> None:
         run = flushed_run(result)
@@ -175,6 +170,14 @@ class InMemorySessionStore(Adapter):
             self.require_open()
             log = self._logs.get(session_id)
             return 0 if log is None else len(log.events)
+
+    def _append_and_announce(self, events: list[Event]) -> list[Event]:
+        with self._lock:
+            self.require_open()
+            self._append(events)
+            stored = [self._events[event.id] for event in events]
+        self.appends.announce(event.session_id for event in events)
+        return stored
 
     def _append(self, events: list[Event]) -> None:
         """Store the new ones of the events. Called with the lock held."""

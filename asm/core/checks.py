@@ -60,13 +60,17 @@ def optional(check: Check) -> Check:
     """Return a check that lets ``None`` pass."""
 
     def check_unless_none(value: Any, where: str) -> Any:
-        return None if value is None else check(value, where)
+        if value is None:
+            return None
+        return check(value, where)
 
     return check_unless_none
 
 
 def text(value: Any, where: str) -> str:
     """Accept Unicode text without NUL, possibly empty. Databases cannot hold a NUL, and a lone surrogate has no UTF-8."""
+    if type(value) is str and value.isascii() and "\0" not in value:  # what nearly all of it is
+        return value
     if not isinstance(value, str):
         refuse(where, f"must be a string, not {kind(value)}")
     if not value.isascii():
@@ -100,6 +104,8 @@ def count(value: Any, where: str) -> int:
 
 def limit(value: Any, where: str) -> int:
     """Accept a whole number that is greater than zero."""
+    if type(value) is int and 1 <= value <= MOST:
+        return value
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         refuse(where, f"must be a whole number, 1 or greater, not {shown(value)}")
     return int(value)
@@ -119,20 +125,25 @@ def amount(value: Any, where: str) -> float:
 
 def utc_time(value: Any, where: str) -> datetime:
     """Accept an aware time, turned to UTC. A naive one is refused, because nobody knows which moment it means."""
+    if type(value) is datetime and value.tzinfo is UTC:
+        return value
     if not isinstance(value, datetime):
         refuse(where, f"must be a datetime, not {kind(value)}")
     if value.utcoffset() is None:
         refuse(where, "must be an aware datetime; give it a time zone, such as datetime.now(timezone.utc)")
     try:
-        return value if type(value) is datetime and value.tzinfo is UTC else EPOCH + (value - EPOCH)
+        return EPOCH + (value - EPOCH)
     except OverflowError:
         refuse(where, f"is out of range in UTC: {value.isoformat()}")
 
 
 def member(kinds: type[E], code: str) -> Check:
     """Return a check for a member of ``kinds`` or its text. An unknown one is refused with ``code``."""
+    by_text = {str(item): item for item in kinds}
 
     def check_member(value: Any, where: str) -> E:
+        if isinstance(value, str) and (known_as := by_text.get(value)) is not None:
+            return known_as
         try:
             return kinds(value)
         except ValueError:
@@ -201,6 +212,8 @@ def shown(value: Any) -> str:
 
 def _frozen(value: Any, where: str, depth: int) -> Any:
     """Check one JSON value and freeze it."""
+    if type(value) is str and value.isascii():
+        return value
     if value is None or value is True or value is False:
         return value
     if isinstance(value, Mapping | list):
@@ -208,11 +221,13 @@ def _frozen(value: Any, where: str, depth: int) -> Any:
             refuse(where[:200], f"nests deeper than {MAX_JSON_DEPTH} levels")
         if isinstance(value, list):
             return FrozenList(_frozen(item, f"{where}[{index}]", depth - 1) for index, item in enumerate(value))
-        return FrozenMap((_json_key(key, where), _frozen(item, f"{where}.{key}", depth - 1)) for key, item in value.items())
+        return FrozenMap({_json_key(key, where): _frozen(item, f"{where}.{key}", depth - 1) for key, item in value.items()})
     return _json_scalar(value, where)
 
 
 def _json_key(key: Any, where: str) -> str:
+    if type(key) is str and key.isascii():
+        return key
     if not isinstance(key, str):
         refuse(where, f"must have string keys, not {shown(key)} ({kind(key)})")
     if not key.isascii():
