@@ -6,11 +6,12 @@ follows processes by pidfd.
 
 from supervisor.child import Child, Snapshot, StartFailed
 from supervisor.lifeline import Lifeline
-from supervisor.restarts import Backoff
+from supervisor.notify import Notifier
+from supervisor.restarts import Backoff, Restart
 from supervisor.sockets import Listener, ListenError, NameInUse
 from supervisor.spec import ChildSpec, SpecError
 from supervisor.states import State
-from supervisor.supervisor import Exit, Supervisor
+from supervisor.supervisor import Exit, Reloaded, Supervisor
 
 __all__ = [
     "Backoff",
@@ -21,6 +22,9 @@ __all__ = [
     "ListenError",
     "Listener",
     "NameInUse",
+    "Notifier",
+    "Reloaded",
+    "Restart",
     "Snapshot",
     "SpecError",
     "StartFailed",

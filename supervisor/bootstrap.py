@@ -38,6 +38,8 @@ def run_child(
     listening: socket.socket | None,
     environment: Mapping[str, str],
     grace: float,
+    restarts: int,
+    heartbeat: float | None,
 ) -> NoReturn:
     """Run a child, from its first line to its exit.
 
@@ -45,13 +47,15 @@ def run_child(
     :param kwargs: the arguments of the function.
     :param connection: the child's end of the lifeline.
     :param grace: how many seconds after the parent's death this process ends, if it is still there.
+    :param restarts: how many processes the child had before this one.
+    :param heartbeat: every how many seconds it is to beat; ``None``: it need not.
     """
     _reset_signals()
     _set_environment(environment)
     if listening is not None:
         listening.setblocking(True)  # the flag is the socket's and not the process's: the one before may have changed it
         listening.set_inheritable(False)  # the method spawn left it inheritable
-    lifeline = Lifeline(name, connection, listening)
+    lifeline = Lifeline(name, connection, listening, restarts=restarts, heartbeat=heartbeat)
     lifeline.attach(grace)
     _exit(_run(lifeline, target, kwargs))
 

@@ -12,13 +12,15 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from supervisor.launch import Launcher
-from supervisor.link import Ending, Link, wait
+from supervisor.link import Ending, Link, heartbeat, wait
+from supervisor.restarts import Restart
 from supervisor.sockets import Listener
 from supervisor.spec import ChildSpec, check_specs, check_start_method
 from supervisor.states import DOWN, State, check_transition
@@ -36,6 +38,9 @@ system call does not interrupt it, and a program has no wake-up descriptor for i
 
 KILL_PATIENCE: Final = 5.0
 """How many seconds a stop waits for a killed process. Only one that is stuck in the kernel needs more."""
+
+HISTORY: Final = 20
+"""How many of a child's last restarts are remembered."""
 
 LEVELS: Final[Mapping[State, int]] = {State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
 """How loudly a log tells of a new state. The others are the usual course of things."""
@@ -66,13 +71,21 @@ class Snapshot:
     since: float
     """When it came into this state, by ``time.monotonic``."""
     pid: int | None
+    started_at: float | None
+    """When its process was started, by ``time.monotonic``; ``None`` when it has none."""
     restarts: int
     """How often it was started again."""
+    history: tuple[Restart, ...]
+    """The last of these restarts, the oldest first."""
     reason: str
     """How its last process ended, in words that follow its name; empty when none has ended."""
     listen: Path | None
     info: Mapping[str, Any]
     """What it said when it was ready."""
+    stats: Mapping[str, Any]
+    """What it said with its last heartbeat."""
+    beat_at: float | None
+    """When that was, by ``time.monotonic``; ``None`` when its process has not beaten yet."""
 
 
 class Child:
@@ -113,13 +126,19 @@ class Child:
         self._on_change = on_change
         self._on_message = on_message
         self._since = time.monotonic()
+        self._history: deque[Restart] = deque(maxlen=HISTORY)
+        self._started_at: float | None = None
         self._info: Mapping[str, Any] = {}
+        self._stats: Mapping[str, Any] = {}
+        self._beat_at: float | None = None
+        self._hung_at: float | None = None
+        self._overdue = False
         self._listener: Listener | None = None
         self._link: Link | None = None
         self._stillborn: Ending | None = None
         self._error: Mapping[str, Any] | None = None
         self._condemned: str | None = None
-        self._dismissed = False
+        self._dismissed = self._for_good = False
         self._kill: tuple[float, str] | None = None
         self._give_up_at: float | None = None
         self._owner = os.getpid()
@@ -145,10 +164,14 @@ class Child:
             state=self.state,
             since=self._since,
             pid=self.pid,
+            started_at=self._started_at,
             restarts=self.restarts,
+            history=tuple(self._history.copy()),
             reason=self.reason,
             listen=self.spec.listen,
             info=self._info,
+            stats=self._stats,
+            beat_at=self._beat_at,
         )
 
     # -- A linked process, without a supervisor ---------------------------------------------------------------------
@@ -231,12 +254,19 @@ class Child:
     # -- What a loop needs ------------------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Take the name and listen, if the child has a socket.
+        """Take the name and listen, if the child has a socket, unless that is so already.
 
         :raises ListenError: when that cannot be.
         """
         if self.spec.listen is not None and self._listener is None:
-            self._listener = Listener.acquire(self.spec.listen)
+            self._listener = Listener.acquire(self.spec.listen, mode=self.spec.listen_mode)
+        if self._listener is not None:
+            self._listener.listen()
+
+    def refuse(self) -> None:
+        """Let connections be refused from now on, and not queue for a process that will not come. The name is kept."""
+        if self._listener is not None:
+            self._listener.hand_over()
 
     def release(self) -> None:
         """Remove the socket and give the name back."""
@@ -248,20 +278,25 @@ class Child:
     def begin(self, now: float) -> None:
         """Start a process. Whatever is wrong with that is told by :meth:`step`."""
         self._error = self._condemned = self._give_up_at = self.ready_at = self.restart_at = None
-        self._dismissed = False
+        self._beat_at = self._hung_at = None
+        self._dismissed = self._for_good = self._overdue = False
         self._kill = (now + self.spec.start_timeout, f"was not ready within {self.spec.start_timeout:g} s")
-        self._info = {}
+        self._info = self._stats = {}
+        self._started_at = now
         try:
-            self._link = Link(self.spec, self._launcher, None if self._listener is None else self._listener.socket)
+            listening = None if self._listener is None else self._listener.socket
+            self._link = Link(self.spec, self._launcher, listening, self.restarts)
         except (OSError, RuntimeError) as error:  # no descriptors, no threads
             self._stillborn = Ending(f"could not be started: {error}")
         self.become(State.STARTING)
 
     def await_restart(self, moment: float, reason: str) -> None:
         """Wait for the next process, which is due at ``moment``; then the caller calls :meth:`begin`."""
+        now = time.monotonic()
         self.restart_at = moment
         self.restarts += 1
-        self.become(State.BACKOFF, reason)
+        self._history.append(Restart(now, self.name, reason))
+        self.become(State.BACKOFF, reason, restarts=self.restarts, delay=round(max(0.0, moment - now), 3))
 
     def files(self) -> list[int]:
         """Return the descriptors to wait for."""
@@ -270,7 +305,7 @@ class Child:
     @property
     def deadline(self) -> float | None:
         """When something is due though nothing is readable, by ``time.monotonic``."""
-        times = [self.restart_at, self._give_up_at]
+        times = [self.restart_at, self._give_up_at, self._hung_at]
         if self._kill is not None:
             times.append(self._kill[0])
         if self._link is not None:
@@ -289,8 +324,7 @@ class Child:
             return stillborn
         if self._link is None:
             return None
-        for message, body in self._link.step(now):
-            self._take(message, body, now)
+        self._hear(self._link, now)
         if self._link.broken is not None and self._condemned is None:
             self.kill(f"broke the protocol of the lifeline: {self._link.broken}", now)
         ending = self._link.ending(now)
@@ -303,22 +337,40 @@ class Child:
             self._kill_at(now + EOF_PATIENCE, "closed its lifeline")
         if self._kill is not None and now >= self._kill[0]:
             self.kill(self._kill[1], now)
+        if self._hung_at is not None and now >= self._hung_at:
+            self._suspect(now)
         return None
 
-    def dismiss(self, now: float) -> None:
-        """Ask the process to stop, for good; kill it when ``stop_timeout`` has passed."""
+    def _hear(self, link: Link, now: float) -> None:
+        """Take what the process says, and learn which one it is."""
+        knew_it = link.pid is not None
+        for message, body in link.step(now):
+            self._take(message, body, now)
+        if not knew_it and link.pid is not None and self._listener is not None:
+            self._listener.handed_to(link.pid)
+
+    def dismiss(self, now: float, *, for_good: bool = True) -> None:
+        """Ask the process to stop; kill it when ``stop_timeout`` has passed.
+
+        :param for_good: no other follows, so one that survives even SIGKILL is given up after a while.
+        """
         self.restart_at = None
         if not self.has_process:
             if self.state not in DOWN:
                 self.become(State.STOPPED)
             return
-        if self._dismissed or self._link is None:
+        if self._link is None:
+            return
+        if for_good and self._condemned is not None and self._give_up_at is None:
+            self._give_up_at = now + KILL_PATIENCE
+        self._for_good |= for_good
+        if self._dismissed:
             return
         self._dismissed = True
         if self._condemned is not None:
-            self._give_up_at = now + KILL_PATIENCE
             return
         self._link.terminate()
+        self._hung_at = None
         self._kill = (now + self.spec.stop_timeout, f"did not stop within {self.spec.stop_timeout:g} s")
         if self.state is not State.STOPPING:
             self.become(State.STOPPING)
@@ -331,18 +383,19 @@ class Child:
         if self._link is None:
             return
         self._link.kill()
-        self._kill = None
+        self._kill = self._hung_at = None
         self._condemned = self._condemned or reason
-        if self._dismissed and self._give_up_at is None:
+        if self._for_good and self._give_up_at is None:
             self._give_up_at = now + KILL_PATIENCE
         logger.warning("%s: %s; killed", self.name, reason, extra=self._extra(reason))
         if self.state is not State.STOPPING:
             self.become(State.STOPPING, reason)
 
-    def become(self, state: State, reason: str = "") -> None:
+    def become(self, state: State, reason: str = "", **more: Any) -> None:
         """Change the state. There is no other way to change it.
 
         :param reason: how the last process ended, in words that follow the child's name, if that is news.
+        :param more: what else the log is to say.
         :raises IllegalTransition: when ``state`` may not follow the current one.
         """
         check_transition(self.name, self.state, state)
@@ -350,7 +403,7 @@ class Child:
         self._since = time.monotonic()
         self.reason = reason or self.reason
         level = LEVELS.get(state, logging.INFO)
-        logger.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "", extra=self._extra(reason))
+        logger.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "", extra=self._extra(reason) | more)
         notify(self._on_change, self.snapshot)
 
     def _take(self, message: str, body: Mapping[str, Any], now: float) -> None:
@@ -359,12 +412,18 @@ class Child:
             case "ready", State.STARTING if self._error is None:
                 self._kill = None
                 self._info = body
+                self._await_beat(now)
                 self.ready_at = now
                 self.ever_ready = True
                 self.become(State.READY)
             case "failed", State.STARTING if self._error is None:
                 self._error = body
                 self._kill_at(now + self.spec.stop_timeout, "did not exit after it had failed")
+            case "beat", _:
+                self._stats = body
+                self._beat_at = now
+                if self._hung_at is not None:
+                    self._await_beat(now)
             case (("ready" | "failed"), _):
                 logger.debug("%s: said %s while it was %s", self.name, message, self.state, extra=self._extra(""))
             case _:
@@ -375,6 +434,24 @@ class Child:
         if self._condemned is None and (self._kill is None or moment < self._kill[0]):
             self._kill = (moment, reason)
 
+    def _await_beat(self, now: float) -> None:
+        """Expect a heartbeat within the child's limit."""
+        self._overdue = False
+        self._hung_at = None if self.spec.heartbeat_timeout is None else now + self.spec.heartbeat_timeout
+
+    def _suspect(self, now: float) -> None:
+        """Kill a process that has not beaten within its limit, and not within one more interval.
+
+        Another interval, because it may be that everybody was frozen, this process, too, and the child is just waking up.
+        """
+        timeout = self.spec.heartbeat_timeout
+        assert timeout is not None
+        if self._overdue:
+            self.kill(f"made no progress for {timeout:g} s", now)
+        else:
+            self._overdue = True
+            self._hung_at = now + heartbeat(timeout)
+
     def _end(self, link: Link, ending: Ending) -> Ending:
         """Put the process away, and say why it ended."""
         if self._error is not None:
@@ -384,7 +461,7 @@ class Child:
         elif self.ready_at is None and not self._dismissed and link.pid is not None:
             ending = replace(ending, reason=f"{ending.reason} before it was ready")
         link.close()
-        self._link = self._kill = self._give_up_at = None
+        self._link = self._kill = self._give_up_at = self._hung_at = self._started_at = None
         return ending
 
     def _extra(self, reason: str) -> dict[str, Any]:

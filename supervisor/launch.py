@@ -27,6 +27,10 @@ logger = logging.getLogger("supervisor")
 PRELOADED: Final = ("supervisor.bootstrap",)
 """What every child needs. The fork server imports it once for all."""
 
+FIRST: Final = "supervisor.preloading"
+LAST: Final = "supervisor.preloaded"
+"""Before and after everything that the fork server imports."""
+
 TRACKER_PATIENCE: Final = 1.0
 """How many seconds the resource tracker has to finish; a forked process of a user may keep it waiting for ever."""
 
@@ -74,6 +78,11 @@ class Launcher:
             multiprocess.process._children.discard(process)  # noqa: SLF001
         return process
 
+    @property
+    def helpers(self) -> frozenset[int]:
+        """The pids of the processes that came up for this launcher, and that multiprocess waits for."""
+        return frozenset(self._helpers)
+
     def interrupt(self) -> None:
         """Make a :meth:`start` that hangs in another thread fail: kill the fork server. The next start makes a new one."""
         if self.start_method == "forkserver":
@@ -96,8 +105,10 @@ class Launcher:
         """Add to what the fork server imports, and take the main script away: it is not run again in children."""
         with contextlib.suppress(AttributeError):
             if forkserver._forkserver._forkserver_pid is None:  # noqa: SLF001
-                wanted = (*forkserver._forkserver._preload_modules, *PRELOADED, *self._preload)  # noqa: SLF001
-                forkserver.set_forkserver_preload([name for name in dict.fromkeys(wanted) if name != "__main__"])
+                others = forkserver._forkserver._preload_modules  # noqa: SLF001
+                wanted = dict.fromkeys((FIRST, *others, *PRELOADED, *self._preload))
+                wanted.pop(LAST, None)  # it is among the others if there was a fork server before this one
+                forkserver.set_forkserver_preload([*(name for name in wanted if name != "__main__"), LAST])
 
     @contextlib.contextmanager
     def _signals_blocked(self) -> Iterator[None]:

@@ -6,6 +6,7 @@
       │   <────  ["hello",  {"pid": 4711}]                          once, first  │
       │   <────  ["ready",  {…}]                 it is up, and what it has to say │
       │   <────  ["failed", {"code": …, "message": …}]    or why it cannot come up │
+      │   <────  ["beat",   {…}]      its loop goes on; with counters, if it has any │
       │   <────  [any other name, {…}]                    what else it wants to say │
       │    ────> ["stop",   {}]                           please go; SIGTERM follows │
      EOF: the child is gone                               EOF: the parent is gone
@@ -183,11 +184,23 @@ class Lifeline:
 
     :ivar name: the child's name.
     :ivar socket: the listening socket that the parent owns; ``None`` when the child was described without one.
+    :ivar restarts: how many processes this child had before this one.
+    :ivar heartbeat: every how many seconds the child is to :meth:`beat` once it is ready; ``None``: it need not.
     """
 
-    def __init__(self, name: str, connection: Any, listening: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        connection: Any,
+        listening: socket.socket | None = None,
+        *,
+        restarts: int = 0,
+        heartbeat: float | None = None,
+    ) -> None:
         self.name = name
         self.socket = listening
+        self.restarts = restarts
+        self.heartbeat = heartbeat
         self.told: str | None = None
         """``ready`` or ``failed``, once this child has said which."""
         self._end = End(connection)
@@ -215,6 +228,16 @@ class Lifeline:
         if self.told is None:
             self._end.write(_encode_error(error), patience=PATIENCE)
             self.told = "failed"
+
+    def beat(self, stats: Mapping[str, Any] | None = None) -> bool:
+        """Tell the parent that this child gets on with its work.
+
+        Call it from what does the work, such as the event loop, and not from a thread that lives on when that is stuck.
+
+        :param stats: counters for :attr:`Snapshot.stats <supervisor.child.Snapshot.stats>`.
+        :return: whether it was sent, as with :meth:`send`.
+        """
+        return self.send("beat", stats)
 
     def send(self, message: str, body: Mapping[str, Any] | None = None) -> bool:
         """Tell the parent something else, such as a counter, without ever waiting.

@@ -34,7 +34,7 @@ from supervisor.launch import Launcher, Parcel, descriptors, exit_status, is_chi
 from supervisor.lifeline import End, Message, encode
 from supervisor.spec import ChildSpec, target_name
 
-__all__ = ["Ending", "Link", "wait"]
+__all__ = ["Ending", "Link", "heartbeat", "wait"]
 
 logger = logging.getLogger("supervisor")
 
@@ -43,6 +43,10 @@ STATUS_PATIENCE: Final = 0.5
 
 MAX_GRACE: Final = 2.0
 """How many seconds a child may at most outlive its parent."""
+
+
+MAX_HEARTBEAT: Final = 1.0
+"""Every how many seconds a child beats at least. What its heartbeats tell of it is not older than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,12 @@ class Link:
     """A process and the lifeline to it. Making one starts the process.
 
     :param listening: the listening socket to hand down.
+    :param restarts: how many processes the child had before this one.
     :ivar pid: the process id, once it is known.
     :raises OSError: when there are no descriptors for it.
     """
 
-    def __init__(self, spec: ChildSpec, launcher: Launcher, listening: socket.socket | None) -> None:
+    def __init__(self, spec: ChildSpec, launcher: Launcher, listening: socket.socket | None, restarts: int = 0) -> None:
         self.pid: int | None = None
         self._name = spec.name
         self._launcher = launcher
@@ -95,6 +100,8 @@ class Link:
             "listening": copy,
             "environment": dict(os.environ),
             "grace": min(spec.stop_timeout, MAX_GRACE),
+            "restarts": restarts,
+            "heartbeat": None if spec.heartbeat_timeout is None else heartbeat(spec.heartbeat_timeout),
         }
         if launcher.blocks:
             threading.Thread(target=self._launch, args=(arguments,), name=f"launch {spec.name}", daemon=True).start()
@@ -272,6 +279,11 @@ class Link:
             pass
         except PermissionError:
             logger.exception("%s: may not be sent %s", self._name, number.name, extra={"child": self._name, "pid": self.pid})
+
+
+def heartbeat(timeout: float) -> float:
+    """Return every how many seconds a child is to beat that counts as hung after ``timeout``."""
+    return min(MAX_HEARTBEAT, timeout / 4)
 
 
 def wait(files: Iterable[int], timeout: float | None = 0.0) -> bool:

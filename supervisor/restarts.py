@@ -1,9 +1,10 @@
 """When a child that died is started again, and when that has happened too often: pure functions of (history, now).
 
-Two rules work together. *Backoff* is about one child: the first restart comes at once, each further one later, until the
-child was ready for a while. *Intensity* is about the whole tree, as in OTP: more than ``max_restarts`` restarts within
-``max_seconds`` mean that restarting does not help. For the intensity to be reached by a single child that dies again and
-again, the backoff's cap must be small against ``max_seconds / max_restarts``; with the defaults it takes some 15 seconds.
+Two rules work together, each for one child. *Backoff*: the first restart comes at once, each further one later, until the
+child was ready for a while. *Intensity*, as in OTP: more than ``max_restarts`` deaths within ``max_seconds`` mean that
+restarting does not help. It is not shared among the children, as it is there, because one that is given up here need not
+end the others. For the intensity to be reached by a child that dies again and again, the backoff's cap must be small against
+``max_seconds / max_restarts``; with the defaults it takes some 15 seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Backoff:
     factor: float = 2.0
     cap: float = 2.0
     jitter: float = 0.2
-    stable: float = 30.0
+    stable: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -69,7 +70,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A death that calls for a restart."""
+    """A restart, or a death that calls for one."""
 
     at: float
     """When, by ``time.monotonic``."""

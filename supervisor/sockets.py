@@ -1,8 +1,9 @@
 """The listening socket of a name: its lock, its file, and the removal of what a killed tree left behind.
 
 Two files make a name: ``<path>``, the socket, and ``<path>.lock``. Who holds the lock (``flock``) owns the name, and the
-lock's content, a pid, says who that is. The kernel releases the lock of a process that dies, however it dies; so a socket
-whose lock can be had is a stale one.
+lock's first line, a pid, says who that is. The kernel releases the lock of a process that dies, however it dies; so a socket
+whose lock can be had is a stale one. The lock's second line names the process that the socket was handed down to: one that
+outlives its parent against all rules, because it is stopped, is killed by the next owner of the name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import logging
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -34,6 +36,9 @@ BACKLOG: Final = 1024
 
 ORPHAN_PATIENCE: Final = 3.0
 """How many seconds the children of a killed process have to let go of its socket. They should be gone after two."""
+
+KILL_PATIENCE: Final = 1.0
+"""How many seconds a killed process has to be gone."""
 
 LOCK_ATTEMPTS: Final = 100
 """How often the lock's file may vanish between its opening and its locking. Once is rare."""
@@ -68,22 +73,24 @@ class Listener:
     :ivar socket: the listening socket; ``None`` after :meth:`hand_over` and :meth:`close`.
     """
 
-    def __init__(self, path: Path, lock: int, listening: socket.socket) -> None:
+    def __init__(self, path: Path, lock: int, backlog: int, mode: int) -> None:
         """Use :meth:`acquire`."""
         self.path = path
-        self.socket: socket.socket | None = listening
+        self.socket: socket.socket | None = None
         self._lock: int | None = lock
-        self._bound = os.lstat(path)
-        forks.close_in_forks(self)
+        self._backlog = backlog
+        self._mode = mode
+        self._bound: os.stat_result | None = None
 
     @classmethod
-    def acquire(cls, path: str | os.PathLike[str], *, backlog: int = BACKLOG) -> Listener:
-        """Take the lock, remove a stale socket, bind and listen. The socket has mode 0600 from its first moment on.
+    def acquire(cls, path: str | os.PathLike[str], *, backlog: int = BACKLOG, mode: int = 0o600) -> Listener:
+        """Take the lock, remove a stale socket, bind and listen. The socket has its mode from its first moment on.
 
         When children of a killed process still listen on a stale socket, this waits for their end, for up to three seconds.
 
         :param path: in a directory that exists and that the caller trusts.
         :param backlog: how many connections may queue.
+        :param mode: the permissions of the socket; who has the right to write may connect.
         :raises NameInUse: when another process, or another listener of this one, holds the lock.
         :raises ListenError: when there is something at ``path`` that is not ours to remove, or the system refuses.
         """
@@ -92,28 +99,54 @@ class Listener:
             raise ListenError(where, f"the path is too long for an AF_UNIX socket, which takes {MAX_PATH_BYTES} bytes")
         try:
             with forks.guard, contextlib.ExitStack() as undo:
-                lock = _lock(where)
+                lock, left_behind = _lock(where)
                 undo.callback(os.close, lock)
                 undo.callback(os.unlink, lock_path(where))
-                _remove_stale(where)
-                listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-                # A socket's file gets the mode of the socket's inode, less the umask. So there is no moment at which
-                # others may connect, and the umask, which all threads share, stays as it is.
-                os.fchmod(listening.fileno(), 0o600)
-                listening.bind(os.fspath(where))
-                undo.callback(os.unlink, where)
-                where.chmod(0o600)
-                listening.listen(backlog)
-                listener = cls(where, lock, listening)
+                _remove_stale(where, left_behind)
+                listener = cls(where, lock, backlog, mode)
+                listener.listen()
+                forks.close_in_forks(listener)
                 undo.pop_all()
                 return listener
         except OSError as cause:
             raise ListenError(where, cause.strerror or str(cause)) from cause
 
+    def listen(self) -> None:
+        """Bind and listen, if that is not so already: after :meth:`hand_over` with a socket that is new.
+
+        :raises ListenError: when the system refuses.
+        """
+        if self.socket is not None:
+            return
+        try:
+            with forks.guard, contextlib.ExitStack() as undo:
+                listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                # A socket's file gets the mode of the socket's inode, less the umask. So there is no moment at which
+                # others may connect, and the umask, which all threads share, stays as it is.
+                os.fchmod(listening.fileno(), self._mode)
+                self._unlink()
+                listening.bind(os.fspath(self.path))
+                undo.callback(os.unlink, self.path)
+                self.path.chmod(self._mode)
+                listening.listen(self._backlog)
+                self._bound = os.lstat(self.path)
+                _verify(self.path, self._bound, self._mode)
+                undo.pop_all()
+                self.socket = listening
+        except OSError as cause:
+            raise ListenError(self.path, cause.strerror or str(cause)) from cause
+
+    def handed_to(self, pid: int) -> None:
+        """Note which process the socket was handed down to, for whoever has to clear up after both."""
+        started = _started(pid)
+        if self._lock is not None and started is not None:
+            with contextlib.suppress(OSError):  # a note that is missing costs a successor three seconds, and no more
+                os.pwrite(self._lock, f"{os.getpid()}\n{pid} {started}\n{' ' * 20}".encode(), 0)
+
     def hand_over(self) -> None:
         """Close this process's copy of the socket, and keep the name.
 
-        When the process that the socket was handed down to dies, connections are then refused instead of queued.
+        When there is no process any more that the socket was handed down to, connections are then refused instead of queued.
         """
         if self.socket is not None:
             self.socket.close()
@@ -124,10 +157,7 @@ class Listener:
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        with contextlib.suppress(FileNotFoundError):
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self._bound.st_dev, self._bound.st_ino):
-                self.path.unlink()
+        self._unlink()
         self.hand_over()
         lock_path(self.path).unlink(missing_ok=True)
         os.close(lock)
@@ -139,14 +169,27 @@ class Listener:
             os.close(lock)
         self.hand_over()
 
+    def _unlink(self) -> None:
+        """Remove the socket, if it is the one that was bound here."""
+        if self._bound is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.lstat(self.path), self._bound):
+                    self.path.unlink()
+
 
 def lock_path(path: Path) -> Path:
     """Return where the lock of the socket at ``path`` is."""
     return path.with_name(path.name + ".lock")
 
 
-def _lock(path: Path) -> int:
-    """Open and lock the lock's file; return its descriptor."""
+def _verify(path: Path, found: os.stat_result, mode: int) -> None:
+    """Make sure that what was bound is what is there now: a socket of ours, open to whom it should be and to nobody else."""
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != mode:
+        raise ListenError(path, f"it is not a socket of ours with the mode {mode:04o}; somebody else writes to its directory")
+
+
+def _lock(path: Path) -> tuple[int, int | None]:
+    """Open and lock the lock's file; return its descriptor, and which process its last owner left behind, if any."""
     name = lock_path(path)
     for _ in range(LOCK_ATTEMPTS):
         try:
@@ -166,10 +209,11 @@ def _lock(path: Path) -> int:
             # else can find, and the next one would lock another file under the same name.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.lstat(name), found):
+                    left_behind = _left_behind(lock)
                     os.fchmod(lock, 0o600)
                     os.ftruncate(lock, 0)
                     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-                    return lock
+                    return lock, left_behind
         except BaseException:
             os.close(lock)
             raise
@@ -179,11 +223,28 @@ def _lock(path: Path) -> int:
 
 def _holder(lock: int) -> int | None:
     """Read who holds a lock."""
-    content = os.pread(lock, 32, 0).strip()
+    content = os.pread(lock, 64, 0).partition(b"\n")[0]
     return int(content) if content.isdigit() else None
 
 
-def _remove_stale(path: Path) -> None:
+def _left_behind(lock: int) -> int | None:
+    """Read which process the last owner of a lock handed the socket down to, if it is still there."""
+    match os.pread(lock, 64, 0).split():
+        case [_owner, pid, started] if pid.isdigit() and started.isdigit() and _started(int(pid)) == int(started):
+            return int(pid)
+    return None
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process started, in the kernel's clock ticks: with the pid it names a process for ever (proc(5))."""
+    try:
+        # The second field is the program's name in brackets, which may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _remove_stale(path: Path, left_behind: int | None) -> None:
     """Remove a socket that a killed process left at ``path``, and nothing else."""
     try:
         found = os.lstat(path)
@@ -193,17 +254,23 @@ def _remove_stale(path: Path) -> None:
         raise ListenError(path, "there is something that is not a socket")
     if found.st_uid != os.geteuid():
         raise ListenError(path, f"there is a socket of another user, uid {found.st_uid}")
-    _outlast(path)
+    if not _outlast(path, ORPHAN_PATIENCE):
+        if left_behind is not None:
+            logger.warning("%s: process %d outlived its parent; killed", path, left_behind, extra={"pid": left_behind})
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left_behind, signal.SIGKILL)
+        if left_behind is None or not _outlast(path, KILL_PATIENCE):
+            logger.warning("%s: somebody whom a killed process left behind still listens; the name is taken all the same", path)
     path.unlink()
 
 
-def _outlast(path: Path) -> None:
-    """Wait until nobody listens on a stale socket any more.
+def _outlast(path: Path, patience: float) -> bool:
+    """Wait until nobody listens on a stale socket any more; return whether that is so.
 
     When a supervisor is killed, its children have a moment to finish what they are doing. Their successors are not to be
     started beside them. A connection to such a socket is closed when the last process that holds the socket is gone.
     """
-    deadline = time.monotonic() + ORPHAN_PATIENCE
+    deadline = time.monotonic() + patience
     while (left := deadline - time.monotonic()) > 0:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             # Python's own timeout would not wait for room in the queue: AF_UNIX says EAGAIN there.
@@ -213,8 +280,8 @@ def _outlast(path: Path) -> None:
             except BlockingIOError:
                 continue
             except OSError:
-                return
+                return True
             poll = select.poll()
             poll.register(probe, 0)
             poll.poll(left * 1000)
-    logger.warning("%s: somebody whom a killed process left behind still listens; the name is taken all the same", path)
+    return False

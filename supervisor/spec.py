@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from supervisor.sockets import MAX_PATH_BYTES, lock_path
 
 __all__ = [
+    "ON_FAILURE",
+    "RESTART",
     "START_METHODS",
     "STRATEGIES",
     "ChildSpec",
@@ -36,8 +38,16 @@ Strategy = Callable[[Sequence[str], str], Sequence[str]]
 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     "one_for_one": lambda _order, died: [died],
+    "rest_for_one": lambda order, died: order[order.index(died) :],
+    "one_for_all": lambda order, _died: order,
 }
 """Who is restarted with a child that died, by the name that OTP has for the strategy."""
+
+RESTART: Final = ("permanent", "transient", "temporary")
+"""When a child that ended is started again: always; unless it exited with status 0; never."""
+
+ON_FAILURE: Final = ("degrade", "shutdown")
+"""What follows when a child died too often: the others go on without it; the tree stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +60,27 @@ class ChildSpec:
     :param kwargs: arguments for ``target``; they are pickled, except with the start method ``fork``.
     :param listen: the path of an AF_UNIX socket that the parent owns, listens on and hands down as ``lifeline.socket``.
     :param description: what the child is, in a few words for people.
+    :param listen_mode: the permissions of that socket; whoever has the right to write may connect.
+    :param restart: when it is started again: ``permanent``, always; ``transient``, unless it exited with status 0;
+        ``temporary``, never.
+    :param on_failure: what follows when it died too often: ``shutdown``, the tree stops; ``degrade``, the others go on.
     :param start_timeout: how many seconds it may take until it is ready.
     :param stop_timeout: how many seconds lie between SIGTERM and SIGKILL.
+    :param heartbeat_timeout: after how many seconds without :meth:`~supervisor.lifeline.Lifeline.beat` a child that is ready
+        counts as hung; ``None``: never.
     """
 
     name: str
     target: Callable[..., None]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     listen: Path | None = None
+    listen_mode: int = 0o600
     description: str = ""
+    restart: Literal["permanent", "transient", "temporary"] = "permanent"
+    on_failure: Literal["degrade", "shutdown"] = "shutdown"
     start_timeout: float = 30.0
     stop_timeout: float = 10.0
+    heartbeat_timeout: float | None = None
 
 
 class SpecError(ValueError):
@@ -139,15 +159,27 @@ def _check_spec(spec: ChildSpec) -> None:
     _check_target(spec)
     if not isinstance(spec.kwargs, Mapping) or not all(isinstance(key, str) for key in spec.kwargs):
         refuse("kwargs", f"must be a map with string keys, not {spec.kwargs!r}")
-    for timeout, seconds in (("start_timeout", spec.start_timeout), ("stop_timeout", spec.stop_timeout)):
-        if not _is_duration(seconds):
+    for timeout in ("start_timeout", "stop_timeout", "heartbeat_timeout"):
+        seconds = getattr(spec, timeout)
+        if not _is_duration(seconds) and not (seconds is None and timeout == "heartbeat_timeout"):
             refuse(timeout, f"must be a number of seconds greater than 0, not {seconds!r}")
+    for choice, choices in (("restart", RESTART), ("on_failure", ON_FAILURE)):
+        if getattr(spec, choice) not in choices:
+            refuse(choice, f"is {getattr(spec, choice)!r}; there is: {', '.join(choices)}")
     if spec.listen is not None:
-        if not isinstance(spec.listen, str | os.PathLike):
-            refuse("listen", f"must be a path, not {spec.listen!r}")
-        size = len(os.fsencode(Path(spec.listen).absolute()))
-        if size > MAX_PATH_BYTES:
-            refuse("listen", f"is too long for an AF_UNIX socket: {size} bytes, {MAX_PATH_BYTES} fit: {spec.listen}")
+        _check_listen(spec)
+
+
+def _check_listen(spec: ChildSpec) -> None:
+    if not isinstance(spec.listen, str | os.PathLike):
+        raise SpecError(spec.name, "listen", f"must be a path, not {spec.listen!r}")
+    size = len(os.fsencode(Path(spec.listen).absolute()))
+    if size > MAX_PATH_BYTES:
+        raise SpecError(
+            spec.name, "listen", f"is too long for an AF_UNIX socket: {size} bytes, {MAX_PATH_BYTES} fit: {spec.listen}"
+        )
+    if not isinstance(spec.listen_mode, int) or not 0o200 <= spec.listen_mode <= 0o777:
+        raise SpecError(spec.name, "listen_mode", f"must be the permissions of a file, such as 0o600, not {spec.listen_mode!r}")
 
 
 def _check_target(spec: ChildSpec) -> None:

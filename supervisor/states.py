@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["DOWN", "TRANSITIONS", "IllegalTransition", "State", "check_transition"]
+__all__ = ["DOWN", "SETTLED", "TRANSITIONS", "IllegalTransition", "State", "check_transition"]
 
 
 class State(StrEnum):
@@ -25,18 +25,24 @@ class State(StrEnum):
     """The process is gone, and the next one waits for its time."""
     FAILED = "failed"
     """The process is gone, and there will be no other: it did not come up, or came down too often."""
+    ENDED = "ended"
+    """The process is gone, and there will be no other, as its description has it: ``transient`` or ``temporary``."""
 
 
-DOWN: Final[AbstractSet[State]] = frozenset({State.STOPPED, State.FAILED})
+DOWN: Final[AbstractSet[State]] = frozenset({State.STOPPED, State.FAILED, State.ENDED})
 """No process, and none to come."""
+
+SETTLED: Final[AbstractSet[State]] = frozenset({State.READY, State.FAILED, State.ENDED})
+"""Nothing is being waited for: what comes after such a child may start."""
 
 TRANSITIONS: Final[Mapping[State, AbstractSet[State]]] = {
     State.STOPPED: {State.STARTING},
-    State.STARTING: {State.READY, State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED},
-    State.READY: {State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED},
-    State.STOPPING: {State.STOPPED, State.BACKOFF, State.FAILED},
+    State.STARTING: {State.READY, State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED, State.ENDED},
+    State.READY: {State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED, State.ENDED},
+    State.STOPPING: {State.STOPPED, State.BACKOFF, State.FAILED, State.ENDED},
     State.BACKOFF: {State.STARTING, State.STOPPED, State.FAILED},
-    State.FAILED: {State.STARTING},
+    State.FAILED: {State.BACKOFF, State.STARTING},
+    State.ENDED: {State.BACKOFF, State.STARTING},
 }
 """Every state, and those that may follow it."""
 

@@ -253,3 +253,14 @@ sys.stdin.read()
             run.wait_for(end="stopped")
         assert (tmp_path / "runs").read_text() == "x"
         assert run.children() == set()
+
+
+def test_a_supervisor_killed_while_the_fork_server_imports_leaves_nobody(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    settings = {"preload": ["supervisor_slow_import"], "variables": {"SLOW_IMPORT_FIFO": str(fifo)}}
+    with Tree(tmp_path, {"name": "a", "target": "serve"}, start_method="forkserver", **settings) as tree:
+        assert int(fifo.read_text()) in session(tree.pid)
+        everybody = session(tree.pid)
+        tree.signal(signal.SIGKILL)
+        assert wait_gone(everybody, timeout=3) == set()

@@ -61,7 +61,7 @@ def ask(path, timeout=PATIENCE):
 class Program:
     """A program in a session of its own that writes JSON lines. A context manager that leaves nothing running."""
 
-    def __init__(self, directory, *command):
+    def __init__(self, directory, *command, **variables):
         self.stderr = directory / f"stderr-{time.monotonic_ns()}"
         with self.stderr.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -69,7 +69,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(),
+                env=environment() | variables,
                 start_new_session=True,
                 text=True,
             )
@@ -108,6 +108,11 @@ class Program:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def ask(self, **what):
+        """Write a line to the program's input."""
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+
     def children(self):
         """Return the processes of the session without the program itself."""
         return session(self.pid) - {self.pid}
@@ -126,8 +131,8 @@ class Program:
 class Tree(Program):
     """A supervised tree. See ``supervisor_tree.py`` for the settings."""
 
-    def __init__(self, directory, *specs, **settings):
-        super().__init__(directory, str(PROGRAMS / "supervisor_tree.py"), json.dumps({"specs": specs, **settings}))
+    def __init__(self, directory, *specs, variables=None, program="supervisor_tree.py", **settings):
+        super().__init__(directory, str(PROGRAMS / program), json.dumps({"specs": specs, **settings}), **variables or {})
 
     def up(self):
         """Wait until all children are ready; return their pids by name."""

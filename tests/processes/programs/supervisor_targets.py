@@ -44,6 +44,36 @@ def serve(lifeline, journal=None, ready=True):
     note(journal, "stop", lifeline.name)
 
 
+def end_when_told(lifeline, journal, status=0):
+    """Exit with a status of one's own, at SIGTERM from anybody."""
+    note(journal, "start", lifeline.name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
+    lifeline.ready()
+    while True:
+        time.sleep(1000)
+
+
+def beat(lifeline, beats=None):
+    """Beat as asked, but so many times at most; a thread lives on in any case."""
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    lifeline.ready()
+    number = 0
+    while not lifeline.wait(lifeline.heartbeat):
+        if beats is None or number < beats:
+            number += 1
+            lifeline.beat({"number": number, "restarts": lifeline.restarts})
+
+
+def with_a_grandchild(lifeline):
+    """Have a child of one's own that ends after oneself."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.2)
+        os._exit(0)
+    lifeline.ready({"grandchild": pid})
+    lifeline.wait()
+
+
 def never_ready(lifeline, fifo=None):
     """Tell the pid to who reads the fifo, and wait for the end without ever being ready."""
     note(fifo, os.getpid())

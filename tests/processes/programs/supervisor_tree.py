@@ -1,17 +1,19 @@
 """A program that supervises the children which its argument describes, and says on its output what happens.
 
-The argument is a JSON map: ``specs``, and the settings of a supervisor. Each line of the output is a JSON map.
+The argument is a JSON map: ``specs``, and the settings of a supervisor. Each line of the output is a JSON map. Each line of
+the input is a JSON map, too, and asks for something: ``restart`` a child, ``reload`` other specs, ``stop`` for a reason.
 """
 
 import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 import supervisor_targets
 
-from supervisor import Backoff, ChildSpec, Supervisor
+from supervisor import Backoff, ChildSpec, Notifier, Supervisor
 
 
 def say(**event):
@@ -19,11 +21,8 @@ def say(**event):
     sys.stdout.flush()
 
 
-def main():
-    settings = json.loads(sys.argv[1])
-    files = os.listdir("/proc/self/fd")
-    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(process)d %(message)s")
-    specs = [
+def described(specs):
+    return [
         ChildSpec(
             **{
                 **spec,
@@ -31,12 +30,45 @@ def main():
                 "listen": Path(spec["listen"]) if "listen" in spec else None,
             }
         )
-        for spec in settings.pop("specs")
+        for spec in specs
     ]
+
+
+def lines():
+    """Yield the lines of the input. Not from ``sys.stdin``: a thread that reads there holds its lock, and a fork needs that."""
+    with open(0, "rb", buffering=0, closefd=False) as file:
+        yield from file
+
+
+def obey(tree):
+    """Do what the lines of the input ask for, until its end."""
+    asked = {
+        "restart": tree.restart,
+        "stop": tree.stop,
+        "reload": lambda specs: tree.reload(described(specs)),
+        "children": lambda _: [(child.name, child.state, dict(child.stats), len(child.history)) for child in tree.children],
+    }
+    for line in lines():
+        ((name, argument),) = json.loads(line).items()
+        try:
+            result = tree.post(lambda name=name, argument=argument: asked[name](argument)).result()
+        except Exception as error:  # noqa: BLE001  # whoever asked is told
+            say(refused=name, error=type(error).__name__, text=str(error))
+        else:
+            say(done=name, result=result if name == "children" else repr(result))
+
+
+def main():
+    settings = json.loads(sys.argv[1])
+    files = os.listdir("/proc/self/fd")
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(process)d %(message)s")
+    specs = described(settings.pop("specs"))
     os.environ.update(settings.pop("environment", {}))
     tree = Supervisor(
         specs,
         name="tree",
+        notifier=Notifier.from_environment(),
+        on_hangup=lambda: say(hangup=True),
         backoff=Backoff(**settings.pop("backoff", {})),
         on_change=lambda child: say(
             child=child.name, state=child.state, pid=child.pid, reason=child.reason, restarts=child.restarts, since=child.since
@@ -47,6 +79,8 @@ def main():
         on_message=lambda child, message, body: say(child=child.name, message=message, body=body),
         **settings,
     )
+    reader = threading.Thread(target=obey, args=(tree,))
+    reader.start()
     end = tree.run()
     # The one who runs this looks at what is left, and then closes our input.
     say(
@@ -57,7 +91,7 @@ def main():
         files_before=files,
         files_after=os.listdir("/proc/self/fd"),
     )
-    sys.stdin.read()
+    reader.join()
 
 
 if __name__ == "__main__":
