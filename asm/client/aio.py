@@ -9,6 +9,7 @@ store to drop it; a late answer is dropped.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
@@ -25,6 +26,7 @@ from asm.client.calling import (
     check_timeout,
     closed,
     connection_lost,
+    last_piece,
     not_reachable,
     outgoing,
     proxies,
@@ -34,8 +36,8 @@ from asm.core.errors import Error
 from asm.operations import Operation
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame
-from asm.wire.messages import CANCEL, RESPONSE, Head, MessageError, Packer, decode_response, read_head
-from asm.wire.names import check_owner, socket_path
+from asm.wire.messages import CANCEL, REFUSED, RESPONSE, Head, MessageError, Packer, decode_response, read_head, read_refusal
+from asm.wire.names import check_listener, check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["AsyncClient", "AsyncReader", "connect"]
@@ -43,6 +45,9 @@ __all__ = ["AsyncClient", "AsyncReader", "connect"]
 RECEIVE_BYTES: Final = 256 * 1024
 MAX_UNSENT: Final = 1024 * 1024
 """With this many bytes that the store has not taken, further calls wait before they are sent."""
+
+BUSY_SECONDS: Final = 0.01
+"""How long to wait before connecting again to a socket on which no more connections can queue. No event tells of room there."""
 
 STREAMS: Final = 16
 """How many artifacts move at the same time on one connection; more wait their turn. Each may have a window under way."""
@@ -179,7 +184,7 @@ class AsyncClient(AsyncStore):
     async def _connected(self, seconds: float) -> _Connection:
         """Return the connection of this process and loop, made now if there is none.
 
-        :raises Late: when it takes longer than that many seconds.
+        :raises Error: ``storage_connection_failed`` when nobody listens, or nobody takes connections for that many seconds.
         """
         connection = self._connection
         if connection is None or not connection.usable():
@@ -187,11 +192,13 @@ class AsyncClient(AsyncStore):
                 connection.abandon()
             connection = self._connection = _Connection(self.path)
         if not connection.is_open:
-            check_owner(self.path)
             try:
                 await _within(seconds, connection.open())
             except OSError as error:
                 raise not_reachable(self.name, self.path, error) from error
+            except Late:
+                busy = OSError(errno.EAGAIN, "too many wait to be connected")
+                raise not_reachable(self.name, self.path, busy) from None
         return connection
 
 
@@ -236,7 +243,7 @@ class _Connection:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.setblocking(False)
         self._opening: asyncio.Task[None] | None = None
-        self._lost: Broken | None = None
+        self._lost: Broken | Error | None = None
         self._packer = Packer()
         self._splitter = Splitter()
         self._msgid = 0
@@ -255,6 +262,7 @@ class _Connection:
         """Connect, once for all who ask at the same time.
 
         :raises OSError: when nobody listens.
+        :raises Error: when somebody does whom we do not trust.
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._connect())
@@ -312,18 +320,19 @@ class _Connection:
     async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
         msgid, pending = await self._begin(call)
         pending.changed = asyncio.Event()
-        taken = 0
+        taken = received = 0
         try:
             while True:
                 while pending.pieces:
                     piece = pending.pieces.popleft()
                     taken += len(piece)
+                    received += len(piece)
                     if taken >= WINDOW // 4:
                         self._send(frame(more(self._packer, msgid, taken)))
                         taken = 0
                     yield piece
                 if pending.answer.done():
-                    yield pending.answer.result()
+                    yield last_piece(pending.answer.result(), received)
                     return
                 await pending.change(call.seconds)
         finally:
@@ -348,23 +357,31 @@ class _Connection:
             pending.answer.cancel()
             self._send(frame(self._packer.notification(CANCEL, [msgid])))
 
-    async def _upload(self, pieces: Iterator[memoryview], msgid: int, pending: _Pending, seconds: float) -> None:
+    async def _upload(self, pieces: Iterator[memoryview | int], msgid: int, pending: _Pending, seconds: float) -> None:
         """Send the data of a call as fast as it may come, unless the store has answered already."""
         pending.changed = asyncio.Event()
         while not pending.answer.done():
-            piece = await asyncio.to_thread(next, pieces, b"")
-            while len(piece) > pending.window and not pending.answer.done():
+            piece = await asyncio.to_thread(next, pieces)
+            size = 0 if isinstance(piece, int) else len(piece)
+            while size > pending.window and not pending.answer.done():
                 await pending.change(seconds)
-            pending.window -= len(piece)
+            pending.window -= size
             self._send(frame(chunk(self._packer, msgid, piece)))
             await _within(seconds, self._may_send.wait())
-            if not piece:
+            if isinstance(piece, int):
                 return
 
     async def _connect(self) -> None:
         try:
-            await self._loop.sock_connect(self._socket, self._path)
-        except OSError as error:
+            check_owner(self._path)
+            while (failed := self._socket.connect_ex(self._path)) == errno.EAGAIN:
+                await asyncio.sleep(BUSY_SECONDS)
+                if self._lost is not None:
+                    return  # whoever comes to send something is told
+            if failed:
+                raise OSError(failed, os.strerror(failed))
+            check_listener(self._socket, self._path)
+        except BaseException as error:
             self._lose(Broken(str(error)))
             raise
         self.is_open = True
@@ -389,14 +406,18 @@ class _Connection:
         if head.kind != RESPONSE:
             if head.method in (CHUNK, MORE):
                 self._take_of_stream(head, body)
+            elif head.method == REFUSED and (refusal := read_refusal(body)) is not None:
+                self._lose(refusal)
             return
-        pending = self._waiting.pop(head.msgid, None)
+        pending = self._waiting.get(head.msgid)
         if pending is None or pending.answer.done():
+            self._waiting.pop(head.msgid, None)
             return
-        try:
+        try:  # what cannot be decoded ends the connection, and this call with it: so it still waits
             pending.answer.set_result(decode_response(body)[1])
         except Error as error:
             pending.answer.set_exception(error)
+        del self._waiting[head.msgid]
         pending.notify()
 
     def _take_of_stream(self, head: Head, body: bytes) -> None:
@@ -431,6 +452,7 @@ class _Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
+            self._readable()  # the other side may have said why it takes nothing more
             self._lose(Broken(str(error)))
             return
         del self._outgoing[:sent]
@@ -442,7 +464,7 @@ class _Connection:
             self._loop.remove_writer(self._socket)
             self._flushing = False
 
-    def _lose(self, error: Broken) -> None:
+    def _lose(self, error: Broken | Error) -> None:
         """End the connection, and tell everyone who waits."""
         if self._lost is not None:
             return

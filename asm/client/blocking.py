@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import socket
 import struct
@@ -27,6 +28,7 @@ from asm.client.calling import (
     check_timeout,
     closed,
     connection_lost,
+    last_piece,
     not_reachable,
     outgoing,
     proxies,
@@ -37,8 +39,8 @@ from asm.operations import Operation
 from asm.ports import ArtifactStore, SessionStore
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame
-from asm.wire.messages import RESPONSE, MessageError, Packer, decode_response, read_head
-from asm.wire.names import check_owner, socket_path
+from asm.wire.messages import REFUSED, RESPONSE, MessageError, Packer, decode_response, read_head, read_refusal
+from asm.wire.names import check_listener, check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["Client", "connect"]
@@ -46,7 +48,11 @@ __all__ = ["Client", "connect"]
 MAX_IDLE: Final = 64
 """How many unused connections a handle keeps."""
 
-RECEIVE_BYTES: Final = 256 * 1024
+RECEIVE_BYTES: Final = 32 * 1024
+"""How much is asked for at the least. A buffer that is much larger costs more than the rest of the system call."""
+
+TICKS: Final = 64
+"""In what part of a second the kernel's time limits are set, rounded up: so they seldom have to be set anew."""
 
 
 def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = DEFAULT_TIMEOUT) -> Client:
@@ -123,13 +129,10 @@ class Client(SessionStore, ArtifactStore):
 
     def _exchange(self, call: Outgoing) -> Any:
         """Send a call, with all of its data; return the result as it travelled."""
-        connection = self._take(call.seconds)
+        connection, msgid = self._begin(call)
         try:
-            msgid = connection.send(call)
             for piece in call.pieces or ():
                 connection.send_piece(msgid, piece, call.seconds)
-            if call.pieces is not None:
-                connection.send_piece(msgid, b"", call.seconds)
             result = connection.receive(msgid, call.seconds)
         except BaseException as error:
             self._end(connection, call, error)
@@ -139,12 +142,13 @@ class Client(SessionStore, ArtifactStore):
 
     def _download(self, call: Outgoing) -> Generator[bytes, None, None]:
         """Send a call whose result comes in pieces, and yield them."""
-        connection = self._take(call.seconds)
+        connection, msgid = self._begin(call)
+        received = 0
         try:
-            msgid = connection.send(call)
             while (piece := connection.receive_piece(msgid, call.seconds)) is not None:
+                received += len(piece)
                 yield piece
-            last = connection.receive(msgid, call.seconds)
+            last = last_piece(connection.receive(msgid, call.seconds), received)
         except BaseException as error:
             self._end(connection, call, error)
             raise
@@ -165,15 +169,21 @@ class Client(SessionStore, ArtifactStore):
         if isinstance(error, Broken):
             raise connection_lost(self.name, call.operation) from error
 
-    def _take(self, seconds: float) -> _Connection:
-        """Return a connection that nobody uses and that is alive: an idle one, or a new one."""
-        with contextlib.suppress(IndexError):
-            while True:
-                connection = self._idle.pop()
-                if connection.usable():
-                    return connection
-                connection.close()
-        return self._connect(seconds)
+    def _begin(self, call: Outgoing) -> tuple[_Connection, int]:
+        """Send the request of a call on a connection that nobody uses: an idle one that is alive, or a new one."""
+        while True:
+            try:
+                connection, is_new = self._idle.pop(), False
+            except IndexError:
+                connection, is_new = self._connect(call.seconds), True
+            try:
+                return connection, connection.send(call)
+            except BaseException as error:
+                if isinstance(error, Stale) and not is_new:
+                    connection.close()
+                    continue
+                self._end(connection, call, error)
+                raise
 
     def _give_back(self, connection: _Connection) -> None:
         if self._closed or len(self._idle) >= MAX_IDLE:
@@ -197,6 +207,10 @@ class Client(SessionStore, ArtifactStore):
         self._idle.clear()
 
 
+class Stale(Broken):
+    """The other side had closed the connection before anything of the call was sent."""
+
+
 class _Connection:
     """One connection, used by one call at a time."""
 
@@ -210,15 +224,20 @@ class _Connection:
         self._msgid = 0
         self._window = 0
         self._taken = 0
+        self._limits = {socket.SO_SNDTIMEO: 0, socket.SO_RCVTIMEO: 0}
         try:
-            self._limit(socket.SO_SNDTIMEO, seconds)
+            self._limit(socket.SO_SNDTIMEO, time.monotonic() + seconds)
             self._socket.connect(path)
+            check_listener(self._socket, path)
         except BaseException:
             self._socket.close()
             raise
 
     def send(self, call: Outgoing) -> int:
-        """Send the request of a call; return its msgid."""
+        """Send the request of a call; return its msgid.
+
+        :raises Stale: when the other side has closed the connection since the call before. Nothing was sent then.
+        """
         self._msgid = (self._msgid + 1) & 0xFFFFFFFF
         request = call.frame(self._packer, self._msgid)
         self.settled, self._window, self._taken = False, WINDOW, 0
@@ -236,26 +255,27 @@ class _Connection:
             try:
                 if read_head(body).kind == RESPONSE:
                     return self._settle(msgid, body)
-                self._window += self._carried(msgid, body, MORE)
+                self._window += self._carried(msgid, body, MORE, 0)
             except MessageError as error:
                 raise Broken(str(error)) from error
 
-    def send_piece(self, msgid: int, piece: memoryview | bytes, seconds: float) -> None:
-        """Send the next bytes of an upload, as soon as they may come; none are its end.
+    def send_piece(self, msgid: int, piece: memoryview | int, seconds: float) -> None:
+        """Send the next bytes of an upload, as soon as they may come, or at its end how many they were.
 
         :raises Error: when the store answered already: it does not want them.
         """
         deadline = time.monotonic() + seconds
-        while len(piece) > self._window or self._arrived():
+        size = 0 if isinstance(piece, int) else len(piece)
+        while size > self._window or self._arrived():
             body = self._read(deadline)
             try:
                 if read_head(body).kind == RESPONSE:
                     self._settle(msgid, body)
                     raise MessageError("the call was answered before its data had ended")
-                self._window += self._carried(msgid, body, MORE)
+                self._window += self._carried(msgid, body, MORE, 0)
             except MessageError as error:
                 raise Broken(str(error)) from error
-        self._window -= len(piece)
+        self._window -= size
         self._write(frame(chunk(self._packer, msgid, piece)), deadline)
 
     def receive_piece(self, msgid: int, seconds: float) -> bytes | None:
@@ -266,7 +286,7 @@ class _Connection:
             if read_head(body).kind == RESPONSE:
                 self._bodies.appendleft(body)
                 return None
-            piece: bytes = self._carried(msgid, body, CHUNK)
+            piece: bytes = self._carried(msgid, body, CHUNK, b"")
         except MessageError as error:
             raise Broken(str(error)) from error
         self._taken += len(piece)
@@ -274,10 +294,6 @@ class _Connection:
             self._write(frame(more(self._packer, msgid, self._taken)), deadline)
             self._taken = 0
         return piece
-
-    def usable(self) -> bool:
-        """Whether the other side is still there: an idle connection on which something arrives was closed."""
-        return not self._arrived()
 
     def close(self) -> None:
         """Close the connection."""
@@ -294,14 +310,18 @@ class _Connection:
             raise MessageError("an answer to another call")
         return result
 
-    def _carried(self, msgid: int, body: bytes, method: bytes) -> Any:
-        """Return what a message of the call's stream carries."""
+    def _carried(self, msgid: int, body: bytes, method: bytes, nothing: Any) -> Any:
+        """Return what a message of the call's stream carries; nothing when it is a late one of the call before."""
         head = read_head(body)
-        if head.method != method:
+        if head.method == REFUSED and (refusal := read_refusal(body)) is not None:
+            raise refusal
+        if head.method not in (CHUNK, MORE):
             raise MessageError(f"{method!r} was expected, and not {head.method!r}")
         meant, rest_at = streamed(body, head.params_at)
         if meant != msgid:
-            raise MessageError("a stream of another call")
+            return nothing
+        if head.method != method:
+            raise MessageError(f"{method!r} was expected, and not {head.method!r}")
         return read_stream(body, rest_at)
 
     def _arrived(self) -> bool:
@@ -320,8 +340,8 @@ class _Connection:
         """Return the next message."""
         try:
             while not self._bodies:
-                self._limit(socket.SO_RCVTIMEO, deadline - time.monotonic())
-                data = self._socket.recv(RECEIVE_BYTES)
+                self._limit(socket.SO_RCVTIMEO, deadline)
+                data = self._socket.recv(max(self._splitter.missing, RECEIVE_BYTES))
                 if not data:
                     raise Broken("the store closed the connection")
                 self._bodies.extend(self._splitter.feed(data))
@@ -332,22 +352,42 @@ class _Connection:
         return self._bodies.popleft()
 
     def _write(self, data: bytes, deadline: float) -> None:
+        rest = memoryview(data)
         try:
-            rest = memoryview(data)
             while rest:  # not sendall, which would begin its time anew with each part that is taken
-                self._limit(socket.SO_SNDTIMEO, deadline - time.monotonic())
+                self._limit(socket.SO_SNDTIMEO, deadline)
                 rest = rest[self._socket.send(rest) :]
         except BlockingIOError:
             raise Late from None
+        except BrokenPipeError as error:
+            self._find_refusal()
+            raise (Stale if len(rest) == len(data) else Broken)(str(error)) from error
         except OSError as error:
             raise Broken(str(error)) from error
 
-    def _limit(self, option: int, seconds: float) -> None:
-        """Let the kernel end a system call after so long, which spares the poll before each that ``settimeout`` brings."""
+    def _find_refusal(self) -> None:
+        """Look whether the other side, which takes nothing more, has said why.
+
+        :raises Error: what it said.
+        """
+        try:
+            bodies = self._splitter.feed(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
+            refusal = next(filter(None, map(read_refusal, bodies)), None)
+        except (OSError, FrameError, MessageError):
+            return
+        if refusal is not None:
+            raise refusal
+
+    def _limit(self, option: int, deadline: float) -> None:
+        """Let the kernel end a system call in time, which spares the poll before each that ``settimeout`` brings."""
+        seconds = deadline - time.monotonic()
         if seconds <= 0:
             raise Late
-        whole = int(seconds)
-        self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, max(int((seconds - whole) * 1e6), 1)))
+        ticks = math.ceil(seconds * TICKS)
+        if ticks != self._limits[option]:
+            whole, part = divmod(ticks, TICKS)
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, part * 1_000_000 // TICKS))
+            self._limits[option] = ticks
 
 
 class _Reader(io.RawIOBase):

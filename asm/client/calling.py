@@ -13,7 +13,7 @@ from asm.operations import CONTRACTS, OPERATIONS, Operation
 from asm.wire.calls import encode_arguments
 from asm.wire.frames import MAX_FRAME, frame
 from asm.wire.messages import Packer
-from asm.wire.streams import PIECE
+from asm.wire.streams import PIECE, counted
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -23,6 +23,7 @@ __all__ = [
     "check_timeout",
     "closed",
     "connection_lost",
+    "last_piece",
     "not_reachable",
     "outgoing",
     "proxies",
@@ -81,8 +82,8 @@ class Outgoing(NamedTuple):
     operation: Operation
     arguments: dict[str, Any]
     """As they travel."""
-    pieces: Iterator[memoryview] | None
-    """The data that follows the request piece by piece, if it is too much for one message."""
+    pieces: Iterator[memoryview | int] | None
+    """The data that follows the request piece by piece, if it is too much for one message; last comes its size."""
     seconds: float
     """How long each answer, and each step of a stream, may take."""
 
@@ -117,16 +118,33 @@ def outgoing(operation: Operation, arguments: dict[str, Any], timeout: float) ->
     :raises Error: ``validation_error`` when data yields something else than bytes. What its source raises comes through.
     """
     seconds = timeout + (arguments.get("wait_timeout_ms") or 0) / 1000
-    pieces = None
     if (name := operation.data_parameter) is not None:
         pieces = chunks(arguments[name], PIECE)
         first = bytes(next(pieces, b""))  # a copy: the source may use the same buffer for the second
         second = next(pieces, None)
         if second is None:
-            arguments, pieces = arguments | {name: first}, None
+            arguments = arguments | {name: first}
         else:
-            arguments, pieces = arguments | {name: None}, chain([memoryview(first), second], pieces)
-    return Outgoing(operation, encode_arguments(operation, arguments), pieces, seconds)
+            arguments, rest = arguments | {name: None}, counted(chain([memoryview(first), second], pieces))
+            return Outgoing(operation, encode_arguments(operation, arguments), rest, seconds)
+    return Outgoing(operation, encode_arguments(operation, arguments), None, seconds)
+
+
+def last_piece(result: Any, received: int) -> bytes:
+    """Return the last bytes of a download, which its response carries together with the size of the whole.
+
+    :param received: how many bytes came before.
+    :raises Error: ``storage_read_failed`` when a part was lost on its way.
+    :raises Broken: when it is no such result.
+    """
+    match result:
+        case [bytes() as last, int() as total]:
+            received += len(last)
+            if received != total:
+                details = {"bytes_sent": total, "bytes_received": received}
+                raise Error("storage_read_failed", f"{received} of {total} bytes arrived", details=details)
+            return last
+    raise Broken("the response to a download must carry its last bytes and its size")
 
 
 def not_reachable(name: str, path: str, cause: OSError) -> Error:

@@ -77,7 +77,12 @@ def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
     if upload is not None:
         backend.receive(call, upload)
     elif streamed and operation.result in (bytes, BinaryIO):
-        backend.send(call, lambda piece: peer.send(streams.chunk(peer.packer, msgid, piece)), peer.writable)
+
+        def send(piece: bytes) -> None:
+            peer.leave_turn(msgid)  # what goes on for long keeps nobody waiting
+            peer.send(streams.chunk(peer.packer, msgid, piece))
+
+        backend.send(call, send, peer.writable)
     else:
         backend.start(call)
 

@@ -19,8 +19,8 @@ Done = Callable[[Any, Error | None], None]
 class Stream(Protocol):
     """The bytes that come or go while a call is in flight."""
 
-    def take(self, carried: bytes | int) -> None:
-        """Take what the other side sent: bytes, or how many more may go.
+    def take(self, method: bytes, carried: bytes | int) -> None:
+        """Take what the other side sent with ``chunk`` or ``more``.
 
         :raises MessageError: when it may not send that.
         """
@@ -61,7 +61,7 @@ class Call:
         """
         if self.stream is None:
             raise MessageError("this call has no stream")
-        self.stream.take(read_stream(body, rest_at))
+        self.stream.take(method, read_stream(body, rest_at))
 
     def cancel(self) -> None:
         """Drop the call: nobody is told, and what has not begun will not."""

@@ -6,23 +6,31 @@
 It never waits and decodes nothing but the head of a message: it writes an id of its own in front, passes the rest on as
 it is, and remembers whose call it was. When a store goes away, every call in flight to it is answered at once; calls to
 the other one notice nothing. A module-backed reference runs in this process and needs no link.
+
+At its first start both stores must be up. A composite that is started again serves whatever is there, and connects to the
+rest as soon as that is back: a store that is away must not take the other one with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from asm.adapters import contract_of
 from asm.core.errors import Error
 from asm.operations import OPERATIONS
 from asm.processes import server
+from asm.processes.access import Access
 from asm.processes.backends import Backend, perform, unknown_operation
+from asm.processes.limits import Limits, Load
 from asm.processes.logs import LogStyle
-from asm.processes.peers import Limits, Peer
+from asm.processes.peers import Peer
 from asm.processes.server import Lifeline
+from asm.processes.turns import Turns, may_wait
 from asm.processes.worker import open_store
 from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import (
@@ -37,6 +45,7 @@ from asm.wire.messages import (
     request_head,
     response_head,
 )
+from asm.wire.names import check_listener, check_owner
 from asm.wire.streams import CHUNK, MORE, PIECE, relayed, streamed
 
 __all__ = ["Composite", "Link", "Module", "Named", "main"]
@@ -46,8 +55,14 @@ _log = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
 """How long a composite that starts waits for each of its stores."""
 
+RECONNECT_SECONDS: Final = 0.5
+"""How long one that is started again waits for each of them, before it serves without."""
+
 RETRY_SECONDS: Final = 0.1
 """How long to wait before connecting again to a store of which not even the socket is there."""
+
+NIL: Final = b"\xc0"
+"""What stands in a response for its error when there is none."""
 
 HEAD_BYTES: Final = 16
 """More than a msgid of ours may add to a message."""
@@ -81,6 +96,8 @@ def main(
     session_store: Named | Module,
     artifact_store: Named | Module,
     log: LogStyle | None = None,
+    limits: Limits | None = None,
+    access: Access | None = None,
 ) -> None:
     """Be a composite: what its process runs.
 
@@ -89,18 +106,33 @@ def main(
     :param session_store: where calls of the session contract go.
     :param artifact_store: where calls of the artifact contract go.
     :param log: how to log.
+    :param limits: what connections may cost.
+    :param access: who may connect.
     """
+    references = {"session": session_store, "artifact": artifact_store}
+    again = lifeline.restarts > 0
 
-    async def start() -> Composite:
-        stores = {"session": await _attach(session_store, "session")}
+    def prepare() -> dict[str, Any]:
+        return {
+            contract: _open(reference, contract) for contract, reference in references.items() if isinstance(reference, Module)
+        }
+
+    async def start(opened: dict[str, Any]) -> Composite:
+        stores: dict[str, Link | _Local] = {
+            contract: _Local(Backend(references[contract].name, store)) for contract, store in opened.items()
+        }
         try:
-            stores["artifact"] = await _attach(artifact_store, "artifact")
+            for contract, reference in references.items():
+                if isinstance(reference, Named):
+                    stores[contract] = link = Link(reference, contract)
+                    await link.connect(again=again)
         except BaseException:
-            stores["session"].close()
+            for store in stores.values():
+                store.close()
             raise
         return Composite(name, stores)
 
-    server.run(lifeline, name, start, log)
+    server.run(lifeline, name, prepare, start, log, limits, access)
 
 
 class Composite:
@@ -136,12 +168,9 @@ class _Local:
     """A store that runs in this process."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self.call = Turns(functools.partial(perform, backend)).call
         self.interrupt = backend.interrupt
         self.close = backend.close
-
-    def call(self, peer: Peer, head: Head, body: bytes) -> None:
-        perform(self._backend, peer, head, body)
 
 
 class _Forwarded:
@@ -155,8 +184,7 @@ class _Forwarded:
         self.client = client
         self.msgid = head.msgid
         self.method = head.method
-        self.waits = head.method == b"get_events" and b"wait_timeout_ms" in body
-        """Whether it may be a long-poll, as far as can be seen without decoding it."""
+        self.waits = may_wait(head, body)
 
     def cancel(self) -> None:
         self.link.cancel(self.own_msgid)
@@ -175,6 +203,9 @@ class Link:
     def __init__(self, target: Named, contract: str) -> None:
         self._target = target
         self._contract = contract
+        self._turns = Turns(self._forward)
+        self.call = self._turns.call
+        """Pass a call on, or say at once why not."""
         self._packer = Packer()
         self._peer: Peer | None = None
         self._in_flight: dict[int, _Forwarded] = {}
@@ -182,22 +213,31 @@ class Link:
         self._hello: asyncio.Future[dict[str, Any]] | None = None
         self._hello_msgid = 0
         self._up = False
+        self._refused = False
+        """Whether nobody listens on the store's socket: its supervisor has given it up."""
         self._gone = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     # -- what the composite calls
 
-    async def connect(self) -> None:
+    async def connect(self, *, again: bool = False) -> None:
         """Connect for the first time, and from then on stay connected.
 
+        :param again: another process did so before. Then a store that does not answer soon is connected to later.
         :raises Error: ``storage_connection_failed`` when the store does not answer, and ``validation_error`` when it is
             no store of this contract.
         """
         name, path = self._target.name, self._target.path
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(RECONNECT_SECONDS if again else CONNECT_SECONDS):
                 answer = await self._reach()
         except (OSError, TimeoutError, Error) as error:
+            if again:
+                _log.warning("store is away", extra={"store": name, "reason": str(error) or "it does not answer"})
+                self._refused = isinstance(error, ConnectionRefusedError)
+                self._gone.set()
+                self._keeping = asyncio.create_task(self._keep_connected())
+                return
             why = str(error) or "it does not answer"
             raise Error(
                 "storage_connection_failed",
@@ -214,11 +254,11 @@ class Link:
         self._up = True
         self._keeping = asyncio.create_task(self._keep_connected())
 
-    def call(self, client: Peer, head: Head, body: bytes) -> None:
-        """Pass a call on, or say at once why not."""
+    def _forward(self, client: Peer, head: Head, body: bytes) -> None:
         peer = self._peer
         if not self._up or peer is None:
-            client.answer_error(head.msgid, self._away("backend_restarting", "is being restarted", head.method))
+            reason = ("backend_failed", "has failed") if self._refused else ("backend_restarting", "is being restarted")
+            client.answer_error(head.msgid, self._away(*reason, head.method))
         elif len(body) - head.method_at > MAX_FRAME - HEAD_BYTES:
             problem = f"a message of {len(body)} bytes cannot be passed on; at most {MAX_FRAME - HEAD_BYTES} can"
             client.answer_error(head.msgid, Error("validation_error", problem, details={"byte_size": len(body)}))
@@ -270,6 +310,7 @@ class Link:
         """Pass an answer on to the client that waits for it. If none does any more, drop it."""
         forwarded = self._in_flight.pop(head.msgid, None)
         if forwarded is not None:
+            forwarded.client.errors += body[head.params_at : head.params_at + 1] != NIL
             forwarded.client.answer(forwarded.msgid, response_head(forwarded.msgid), body[head.params_at :])
         elif self._hello is not None and head.msgid == self._hello_msgid:
             self._greet(body)
@@ -279,6 +320,7 @@ class Link:
         if head.method in (CHUNK, MORE):
             msgid, rest_at = streamed(body, head.params_at)
             if carrier := self._in_flight.get(msgid):
+                carrier.client.leave_turn(carrier.msgid)  # what goes on for long keeps nobody waiting
                 carrier.client.send(*relayed(head.method, carrier.msgid, body, rest_at))
         elif head.method == MALFORMED:
             (msgid,) = decode(memoryview(body)[head.params_at :])
@@ -289,16 +331,17 @@ class Link:
         """Do nothing: a link takes no calls."""
 
     def lost(self, peer: Peer) -> None:
-        """Answer every call in flight: the store is gone, and nobody waits on a corpse."""
+        """Answer every call in flight, and those that wait for their turn: the store is gone, and nobody waits on a corpse."""
         if peer is not self._peer:
             return
-        if self._up:
-            _log.warning("store lost", extra={"store": self._target.name, "in_flight": len(self._in_flight)})
-        self._peer, self._up = None, False
         in_flight, self._in_flight = self._in_flight, {}
-        for forwarded in in_flight.values():
-            error = self._away("backend_exited", "went away during the call", forwarded.method)
-            forwarded.client.answer_error(forwarded.msgid, error)
+        calls = [(forwarded.client, forwarded.msgid, forwarded.method) for forwarded in in_flight.values()]
+        calls += [(client, head.msgid, head.method) for client, head in self._turns.take_waiting()]
+        if self._up:
+            _log.warning("store lost", extra={"store": self._target.name, "in_flight": len(calls)})
+        self._peer, self._up = None, False
+        for client, msgid, method in calls:
+            client.answer_error(msgid, self._away("backend_exited", "went away during the call", method))
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(ConnectionResetError("it closed the connection"))
         self._gone.set()
@@ -312,14 +355,16 @@ class Link:
         a process is there and takes calls.
         """
         loop = asyncio.get_running_loop()
-        limits = Limits(bytes_unread=4 * MAX_UNSENT)
-        _transport, peer = await loop.create_unix_connection(lambda: Peer(self, limits), self._target.path)
+        check_owner(self._target.path)
+        load = Load(Limits(bytes_unread=4 * MAX_UNSENT, total_bytes_unread=4 * MAX_UNSENT))
+        transport, peer = await loop.create_unix_connection(lambda: Peer(self, load), self._target.path)
         self._peer = peer
         self._gone.clear()
         self._hello = loop.create_future()
         self._hello_msgid = self._next_msgid()
-        peer.send(self._packer.request(self._hello_msgid, HELLO.decode(), {"relay": True}, {}))
         try:
+            check_listener(transport.get_extra_info("socket"), self._target.path)
+            peer.send(self._packer.request(self._hello_msgid, HELLO.decode(), {"relay": True}, {}))
             return await self._hello
         except BaseException:
             peer.abort()
@@ -333,10 +378,11 @@ class Link:
             await self._gone.wait()
             try:
                 await self._reach()
-            except (OSError, Error):
+            except (OSError, Error) as error:
+                self._refused = isinstance(error, ConnectionRefusedError)
                 await asyncio.sleep(RETRY_SECONDS)  # the next try is due then; there is no event to wait for
             else:
-                self._up = True
+                self._up, self._refused = True, False
                 _log.info("store is back", extra={"store": self._target.name})
 
     def _greet(self, body: bytes) -> None:
@@ -362,17 +408,12 @@ class Link:
         return Error("storage_error", f"{name} {what}", details={"reason": reason, "backend": name, "operation": operation})
 
 
-async def _attach(reference: Named | Module, contract: str) -> Link | _Local:
-    """Make a reference good.
+def _open(reference: Module, contract: str) -> Any:
+    """Make a store that runs in this process.
 
-    :raises Error: why it is not.
+    :raises Error: why it cannot be.
     """
-    if isinstance(reference, Named):
-        link = Link(reference, contract)
-        await link.connect()
-        return link
-    backend = Backend(reference.name, await asyncio.to_thread(open_store, reference.name, reference.store, reference.options))
-    if backend.contract != contract:
-        backend.close()
+    store = open_store(reference.name, reference.store, reference.options)
+    if contract_of(type(store)) != contract:
         raise Error("validation_error", f"{reference.name} is no {contract} store", details={"field": f"{contract}_store"})
-    return _Local(backend)
+    return store

@@ -4,47 +4,41 @@
     ──────────────► Splitter ──► Head ──────────────► Service.request / response / notification
     ◄────────────── one write an iteration of the loop ◄── send
 
-A peer bounds what it costs: with too many calls or bytes in flight, further calls are refused as ``overloaded``; while it does
-not take its answers, nothing more is read from it; one that breaks the protocol, or lets too many answers lie, loses its
-connection. A relay, which carries the calls of many, has bounded each of them, and is not bounded again.
+A peer bounds what it costs (:mod:`asm.processes.limits`): with too many calls or bytes in flight, further calls are refused as
+``overloaded``; while it does not take its answers, nothing more is read from it; one that breaks the protocol, or lets too many
+answers lie, loses its connection. A relay, which carries the calls of many, has bounded each of them, and may have more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import struct
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from asm.core.errors import Error
+from asm.processes.limits import RELAY, Load
+from asm.wire.credentials import credentials
 from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter
 from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head
 from asm.wire.streams import streamed
 
-__all__ = ["Cancellable", "Limits", "Peer", "Receiver", "may_connect"]
+__all__ = ["Cancellable", "Peer", "Receiver", "Turn"]
 
 _log = logging.getLogger(__name__)
 
-_CREDENTIALS: Final = struct.Struct("iII")
-"""``struct ucred``: pid, uid, gid (unix(7), SO_PEERCRED)."""
+BATCH: Final = 64
+"""How many messages of one connection are passed on before others have their turn."""
 
+ANSWERS_AHEAD: Final = 1024 * 1024
+"""How many bytes of answers a peer may have asked for and not taken, as far as can be foreseen, before its next call waits."""
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may cost."""
+RELAY_AHEAD: Final = 16
+"""How many times as many a relay may."""
 
-    frame_bytes: int = MAX_FRAME
-    """How large the body of a frame may be."""
-    calls_in_flight: int = 4096
-    """With this many calls unanswered, further ones are refused as ``overloaded``."""
-    bytes_in_flight: int = 64 * 1024 * 1024
-    """With this many bytes in unanswered calls, likewise."""
-    bytes_unread: int = 64 * 1024 * 1024
-    """With this many bytes of answers that it does not read, it is cut off."""
+FORGETTING: Final = 0.75
+"""Large answers are foreseen where one was large. With each that is smaller, this much of what was foreseen is left."""
 
 
 class Cancellable(Protocol):
@@ -58,6 +52,13 @@ class Cancellable(Protocol):
 
         :raises MessageError: when the peer may not send that.
         """
+
+
+class Turn(Protocol):
+    """What a call holds while it is at work."""
+
+    def leave(self) -> None:
+        """Let another one begin."""
 
 
 class Receiver(Protocol):
@@ -83,20 +84,31 @@ class Peer(asyncio.Protocol):
     """One connection.
 
     :param receiver: who is told what arrives.
-    :param limits: what the connection may cost.
+    :param load: what all connections cost, and may cost.
     """
 
-    def __init__(self, receiver: Receiver, limits: Limits) -> None:
+    def __init__(self, receiver: Receiver, load: Load) -> None:
         self.calls: dict[int, Cancellable | None] = {}
         """The calls of this peer in flight, by msgid, each as what cancels it; ``None`` while it is taken in."""
         self.relay = False
         """Whether it passes on the calls of others, and so must not be cut off for what they wrote."""
+        self.errors = 0
+        """How many of its calls were answered with an error."""
         self.packer = Packer()
         self._receiver = receiver
-        self._limits = limits
-        self._splitter = Splitter(limits.frame_bytes)
+        self.turns: dict[int, Turn] = {}
+        """The calls that are at work, by msgid."""
+        self._load = load
+        self._limits = load.limits
+        self._splitter = Splitter(load.limits.max_frame_bytes)
+        self._begun = False
+        self._arrived: deque[bytes] = deque()
         self._sizes: dict[int, int] = {}
         self._bytes_in_flight = 0
+        self._uploads: set[int] = set()
+        self._answer_size = float(ANSWERS_AHEAD)
+        """How large the next answer may be: of who has had none, anything is foreseen."""
+        self._when_ready: list[Callable[[Peer], None]] = []
         self._when_writable: list[Callable[[], None]] = []
         self._reading = True
         self._writable = True
@@ -123,6 +135,34 @@ class Peer(asyncio.Protocol):
             self._when_writable.append(go_on)
         return self._writable
 
+    def ready(self) -> bool:
+        """Whether the answer to one more call would soon be taken, if it is as large as the latest were."""
+        foreseen = self.unsent + len(self.turns) * self._answer_size
+        limit = RELAY_AHEAD * ANSWERS_AHEAD if self.relay else ANSWERS_AHEAD
+        return foreseen < limit or (self._writable and not self.turns and not self._queued)
+
+    def when_ready(self, go_on: Callable[[Peer], None]) -> None:
+        """Call ``go_on`` once this peer is ready for more, or is gone."""
+        self._when_ready.append(go_on)
+
+    def may_upload(self, msgid: int) -> bool:
+        """Whether a call may be an upload, which is then counted."""
+        if len(self._uploads) >= self._limits.uploads and not self.relay:
+            return False
+        self._uploads.add(msgid)
+        return True
+
+    def leave_turn(self, msgid: int) -> None:
+        """Let a call go on that keeps nobody waiting any more, and whose answer is a long one."""
+        if turn := self.turns.pop(msgid, None):
+            self._answer_size = max(self._answer_size, ANSWERS_AHEAD)
+            turn.leave()
+
+    def be_relay(self) -> None:
+        """Be one that carries the calls of many: cut off for none of what they do, and with a limit above theirs."""
+        self.relay = True
+        self._splitter.limit = MAX_FRAME
+
     def send(self, *parts: bytes) -> None:
         """Send one frame whose body is made of these parts. All frames of one iteration of the loop are written at once."""
         if not self.connected:
@@ -137,6 +177,7 @@ class Peer(asyncio.Protocol):
     def answer(self, msgid: int, *parts: bytes) -> None:
         """Send the response to a call, which is then no longer in flight."""
         if msgid in self.calls:
+            self._answer_size = max(sum(map(len, parts)), self._answer_size * FORGETTING)
             self.send(*parts)
             self._settle(msgid)
 
@@ -147,13 +188,14 @@ class Peer(asyncio.Protocol):
         except Exception as cause:  # noqa: BLE001  # a store may return anything at all
             self.answer_error(msgid, _no_result(cause))
             return
-        if len(body) > self._limits.frame_bytes:
-            self.answer_error(msgid, _too_large(len(body), self._limits.frame_bytes))
+        if len(body) > self._limits.max_frame_bytes:
+            self.answer_error(msgid, _too_large(len(body), self._limits.max_frame_bytes))
         else:
             self.answer(msgid, body)
 
     def answer_error(self, msgid: int, error: Error) -> None:
         """Answer a call that failed."""
+        self.errors += msgid in self.calls
         self.answer(msgid, self.packer.error(msgid, error))
 
     def cancel(self, msgid: int) -> None:
@@ -182,6 +224,12 @@ class Peer(asyncio.Protocol):
         else:
             self.refuse("the params of its request cannot be decoded")
 
+    def turn_away(self, error: Error) -> None:
+        """Close a connection that was just made, and say why."""
+        _log.warning("a connection is refused", extra={"reason": error.message, **self._who()})
+        self.send(self.packer.refusal(error))
+        self.close()
+
     def refuse(self, why: str) -> None:
         """Cut off a peer that broke the protocol."""
         _log.warning("a peer broke the protocol", extra={"reason": why, **self._who()})
@@ -194,8 +242,9 @@ class Peer(asyncio.Protocol):
             self._outgoing.clear()
             self._queued = 0
             self._transport.write(data)
-            if not self.relay and self._transport.get_write_buffer_size() > self._limits.bytes_unread:
-                self.refuse("it does not read its answers")
+            if not self._writable:
+                self._check_unread()
+            self._go_on()
 
     def close(self) -> None:
         """Write what waits, then close."""
@@ -216,21 +265,14 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; pass on every message that is complete."""
-        receiver = self._receiver
         try:
-            for body in self._splitter.feed(data):
-                head = read_head(body)
-                if head.kind == REQUEST:
-                    self._take_request(head, body)
-                elif head.kind == NOTIFICATION:
-                    receiver.notification(self, head, body)
-                else:
-                    receiver.response(self, head, body)
-                if not self.connected:
-                    return
-        except (FrameError, MessageError) as error:
+            self._arrived.extend(self._splitter.feed(data))
+        except FrameError as error:
             self.refuse(str(error))
             return
+        if self._begun or self._splitter.held:
+            self._note_begun()
+        self._take_some()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -240,31 +282,66 @@ class Peer(asyncio.Protocol):
         for call in self.calls.values():
             if call is not None:
                 call.cancel()
+        self._load.calls -= len(self.calls)
+        self._load.bytes -= self._bytes_in_flight
+        self._load.slow.discard(self)
+        self._load.begun(self, 0)
+        self._arrived.clear()
         self.calls.clear()
+        for msgid in list(self.turns):
+            self.leave_turn(msgid)
+        self._go_on()
         self._receiver.lost(self)
 
     def pause_writing(self) -> None:
         """Read no more requests from a peer that does not take its answers."""
         self._writable = False
+        self._load.slow.add(self)
         self._balance()
 
     def resume_writing(self) -> None:
         """Read on."""
         self._writable = True
+        self._load.slow.discard(self)
         self._balance()
         waiting, self._when_writable = self._when_writable, []
         for go_on in waiting:
             go_on()
+        self._go_on()
 
     # -- inside
+
+    def _take_some(self) -> None:
+        """Pass on messages that have arrived; after :data:`BATCH` of them it is the turn of other connections."""
+        receiver, arrived = self._receiver, self._arrived
+        try:
+            for _ in range(min(len(arrived), BATCH)):
+                if not self.connected:
+                    return
+                body = arrived.popleft()
+                head = read_head(body)
+                if head.kind == REQUEST:
+                    self._take_request(head, body)
+                elif head.kind == NOTIFICATION:
+                    receiver.notification(self, head, body)
+                else:
+                    receiver.response(self, head, body)
+        except MessageError as error:
+            self.refuse(str(error))
+            return
+        if arrived:
+            self._loop.call_soon(self._take_some)
+        self._balance()
 
     def _take_request(self, head: Head, body: bytes) -> None:
         if head.msgid in self.calls:
             raise MessageError(f"the msgid {head.msgid} is in flight already")
-        limits = self._limits
-        if not self.relay and (len(self.calls) >= limits.calls_in_flight or self._bytes_in_flight >= limits.bytes_in_flight):
-            self.send(self.packer.error(head.msgid, _overloaded(len(self.calls), self._bytes_in_flight)))
+        load = self._load
+        if error := load.refusal(len(self.calls), self._bytes_in_flight, relay=self.relay):
+            self.send(self.packer.error(head.msgid, error))
             return
+        load.calls += 1
+        load.bytes += len(body)
         self.calls[head.msgid] = None
         self._sizes[head.msgid] = len(body)
         self._bytes_in_flight += len(body)
@@ -273,13 +350,44 @@ class Peer(asyncio.Protocol):
     def _settle(self, msgid: int) -> None:
         """Stop counting a call."""
         del self.calls[msgid]
-        self._bytes_in_flight -= self._sizes.pop(msgid, 0)
+        size = self._sizes.pop(msgid, 0)
+        self._bytes_in_flight -= size
+        self._load.calls -= 1
+        self._load.bytes -= size
+        self._uploads.discard(msgid)
+        if turn := self.turns.pop(msgid, None):
+            turn.leave()
+        if self._when_ready:
+            self._go_on()
         if not self.calls:
             self._receiver.settled(self)
 
+    def _go_on(self) -> None:
+        """Let calls begin that wait until this peer takes its answers."""
+        if self._when_ready and (not self.connected or self.ready()):
+            waiting, self._when_ready = self._when_ready, []
+            for go_on in waiting:
+                go_on(self)
+
+    def _check_unread(self) -> None:
+        """Cut off who does not read its answers: this peer, if it has too many, or when it is too much in all, the worst."""
+        limits, load = self._limits, self._load
+        if self.unsent > (RELAY * limits.total_bytes_unread if self.relay else limits.bytes_unread):
+            self.refuse("it does not read its answers")
+        elif slowest := load.slowest():
+            slowest.refuse("it does not read its answers")
+
+    def _note_begun(self) -> None:
+        """Count the bytes of a message that has not arrived in full; when it is too much, cut off who goes on the least."""
+        held = self._splitter.held
+        self._begun = held > 0
+        if late := self._load.begun(self, held):
+            late.refuse("its message does not come to an end")
+
     def _balance(self) -> None:
-        """Read exactly while the peer takes its answers."""
-        wanted = self._writable or self.relay  # behind a relay others wait, and windows bound what it does not take
+        """Read exactly while what was read is passed on and the peer takes its answers."""
+        # Behind a relay others wait, and windows bound what it does not take.
+        wanted = (self._writable or self.relay) and not self._arrived
         if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
@@ -292,27 +400,8 @@ class Peer(asyncio.Protocol):
         connection = self._transport.get_extra_info("socket") if self._transport is not None else None
         if connection is None:
             return {}
-        pid, uid, _gid = _credentials(connection)
+        pid, uid, _gid = credentials(connection)
         return {"peer_pid": pid, "peer_uid": uid}
-
-
-def may_connect(connection: socket.socket) -> bool:
-    """Whether the process at the other end is of our user, or of root, as the kernel knows it."""
-    return _credentials(connection)[1] in (0, os.geteuid())
-
-
-def _credentials(connection: socket.socket) -> tuple[int, int, int]:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(raw)
-    return pid, uid, gid
-
-
-def _overloaded(calls: int, size: int) -> Error:
-    return Error(
-        "storage_error",
-        f"too much is in flight on this connection ({calls} calls, {size} bytes); wait for answers, or use another connection",
-        details={"reason": "overloaded"},
-    )
 
 
 def _no_result(cause: Exception) -> Error:

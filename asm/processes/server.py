@@ -12,25 +12,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import setproctitle
 
 from asm._version import __version__
 from asm.core.errors import Error
+from asm.processes.access import Access
+from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
-from asm.processes.peers import Limits, Peer, may_connect
-from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode, decode_params
+from asm.processes.peers import Peer, Receiver
+from asm.processes.reports import Beats, Reporter
+from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params
 from asm.wire.streams import CHUNK, MORE
 
-__all__ = ["PROTOCOL", "Lifeline", "Service", "run"]
+__all__ = ["KEEP_THE_NAME", "PROTOCOL", "Accepted", "Lifeline", "Service", "run"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROTOCOL: Final = 1
 """The version of the protocol on the wire."""
@@ -44,16 +51,28 @@ DRAIN_SECONDS: Final = 5.0
 FLUSH_SECONDS: Final = 1.0
 """How long a client may take to read its last answers."""
 
+M_ARENA_MAX: Final = -8
+"""The parameter of ``mallopt`` for the number of places to allocate from (``malloc.h`` of glibc)."""
+
+ARENAS: Final = 2
+
+FILES: Final = 256
+"""How many file descriptors are kept for what is no connection."""
+
 ORPHAN_DRAIN_SECONDS: Final = 0.5
 """The same when the parent is gone, and nobody would restart what the clients wait for."""
 
 
-class Lifeline(Protocol):
+class Lifeline(Reporter, Protocol):
     """What a process has of its parent."""
 
     @property
     def socket(self) -> socket.socket | None:
         """The listening socket that the parent handed down."""
+
+    @property
+    def restarts(self) -> int:
+        """How many processes served the name before this one."""
 
     def fileno(self) -> int:
         """Return what becomes readable when the parent is gone."""
@@ -89,18 +108,53 @@ class Service(Protocol):
         """Let go of everything."""
 
 
-def run(lifeline: Lifeline, name: str, start: Callable[[], Coroutine[Any, Any, Service]], log: LogStyle | None) -> None:
+def run(
+    lifeline: Lifeline,
+    name: str,
+    prepare: Callable[[], T],
+    start: Callable[[T], Coroutine[Any, Any, Service]],
+    log: LogStyle | None,
+    limits: Limits | None = None,
+    access: Access | None = None,
+) -> None:
     """Be the process that serves a name, until it is asked to stop.
+
+    An :class:`Error` that ``prepare`` or ``start`` raises is the reason why the process does not come up.
 
     :param lifeline: the way to the parent.
     :param name: the name that it serves, for the title of the process and the log.
-    :param start: makes the service; an :class:`Error` that it raises is the reason why the process does not come up.
+    :param prepare: does what takes its time and cannot be interrupted: opening stores. It runs before there is a loop, and
+        while SIGTERM still ends the process at once.
+    :param start: makes the service from what was prepared.
     :param log: how to log to stderr; ``None`` leaves logging as it is.
+    :param limits: what connections may cost.
+    :param access: who may connect.
     """
     setproctitle.setproctitle(f"asm: {name}")
     if log is not None:
         log_to_stderr(name, log)
-    asyncio.run(Server(lifeline, name).serve(start))
+    _share_memory()
+    try:
+        prepared = prepare()
+    except Error as error:
+        _give_up(lifeline, error)
+    else:
+        server = Server(lifeline, name, limits or Limits(), access or Access())
+        asyncio.run(server.serve(lambda: start(prepared)))
+
+
+def _share_memory() -> None:
+    """Have all threads allocate from the same places, as far as the C library lets itself be told (mallopt(3)).
+
+    Otherwise each thread of a store keeps what it once needed for the pieces of artifacts, and so many times as much is kept.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+
+
+def _give_up(lifeline: Lifeline, error: Error) -> None:
+    _log.error("cannot start", extra={"reason": str(error)})  # a reason, and no defect
+    lifeline.failed(error.to_map())
 
 
 class Server:
@@ -108,14 +162,20 @@ class Server:
 
     :param lifeline: the way to the parent.
     :param name: the name that is served.
-    :param limits: what one connection may cost.
+    :param limits: what connections may cost.
+    :param access: who may connect.
     """
 
-    def __init__(self, lifeline: Lifeline, name: str, limits: Limits | None = None) -> None:
+    def __init__(self, lifeline: Lifeline, name: str, limits: Limits, access: Access) -> None:
         self._lifeline = lifeline
         self._name = name
-        self._limits = limits or Limits()
+        self._access = access
+        self._load = Load(limits)
+        self._connections = min(limits.connections, _make_room(limits.connections))
         self._peers: set[Peer] = set()
+        self._calls = 0
+        self._errors = 0
+        """Of connections that are gone."""
         self._service: Service | None = None
         self._drain_seconds = DRAIN_SECONDS
         self._stopping = asyncio.Event()
@@ -131,14 +191,14 @@ class Server:
             return
         self._service = service
         try:
-            listener = await loop.create_unix_server(
-                self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **_KEEP_THE_NAME
-            )
+            listener = await loop.create_unix_server(self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **KEEP_THE_NAME)
             self._lifeline.ready()
+            beats = Beats(self._lifeline, self._stats)
             _log.info("serving", extra={"contracts": list(service.contracts)})
             await self._stopping.wait()
             listener.close()
             await self._drain()
+            beats.stop()
         finally:
             service.close()
         _log.info("stopped")
@@ -153,6 +213,7 @@ class Server:
         elif self._stopping.is_set():
             peer.answer_error(head.msgid, self._shutting_down(head.method.decode(errors="replace")))
         else:
+            self._calls += 1
             self._service.call(peer, head, body)
 
     def response(self, peer: Peer, head: Head, body: bytes) -> None:
@@ -164,7 +225,7 @@ class Server:
         if head.method in (CHUNK, MORE):
             peer.carry(head, body)
         elif head.method == CANCEL:
-            params = decode(memoryview(body)[head.params_at :])
+            params = decode_checked(body, head.params_at)
             if type(params) is list and len(params) == 1 and type(params[0]) is int:
                 peer.cancel(params[0])
             else:
@@ -177,6 +238,7 @@ class Server:
     def lost(self, peer: Peer) -> None:
         """Forget the connection."""
         self._peers.discard(peer)
+        self._errors += peer.errors
         self._settled.set()
 
     # -- inside
@@ -193,14 +255,24 @@ class Server:
         try:
             return starting.result()
         except Error as error:
-            _log.error("cannot start", extra={"reason": str(error)})  # a reason, and no defect
-            self._lifeline.failed(error.to_map())
+            _give_up(self._lifeline, error)
             return None
 
     def _accept(self) -> Peer:
-        peer = _Accepted(self, self._limits)
+        peer = Accepted(self, self._load, self._refusal)
         self._peers.add(peer)
         return peer
+
+    def _refusal(self, connection: socket.socket) -> Error | None:
+        """Return why a connection cannot be taken."""
+        if error := self._access.refusal(connection, self._name):
+            return error
+        return overloaded(f"{self._name} has {self._load.peers} connections") if self._load.peers >= self._connections else None
+
+    def _stats(self) -> dict[str, int]:
+        """Count, for the parent."""
+        errors = self._errors + sum(peer.errors for peer in self._peers)
+        return {"calls": self._calls, "errors": errors, "in_flight": sum(len(peer.calls) for peer in self._peers)}
 
     def _hear_parent(self) -> None:
         """Stop when the parent is gone or says so."""
@@ -217,7 +289,8 @@ class Server:
         except MessageError:
             peer.malformed(head.msgid)
             return
-        peer.relay = arguments.get("relay") is True
+        if arguments.get("relay") is True:
+            peer.be_relay()
         answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": list(self._service.contracts)}
         peer.answer_result(head.msgid, answer)
 
@@ -251,15 +324,43 @@ class Server:
         return Error("storage_error", f"{self._name} is shutting down", details=details)
 
 
-class _Accepted(Peer):
-    """A connection that somebody made to us."""
+class Accepted(Peer):
+    """A connection that somebody made to us.
+
+    :param receiver: who is told what arrives.
+    :param load: what all connections cost, and may cost.
+    :param refusal: returns why a connection cannot be taken; ``None`` if it can.
+    """
+
+    def __init__(self, receiver: Receiver, load: Load, refusal: Callable[[socket.socket], Error | None]) -> None:
+        super().__init__(receiver, load)
+        self._refusal = refusal
+        self._taken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Turn away who may not connect."""
         super().connection_made(transport)
-        if not may_connect(transport.get_extra_info("socket")):
-            self.refuse("it belongs to another user")
+        if error := self._refusal(transport.get_extra_info("socket")):
+            self.turn_away(error)
+        else:
+            self._taken = True
+            self._load.peers += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Make room for another one."""
+        self._load.peers -= self._taken
+        super().connection_lost(exc)
 
 
-_KEEP_THE_NAME: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+def _make_room(connections: int) -> int:
+    """Raise the limit of open files, as far as that is allowed; return for how many connections it leaves room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(soft - FILES, 1)
+
+
+KEEP_THE_NAME: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """The parent owns the socket's path; asyncio must not remove it."""

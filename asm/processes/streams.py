@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 from asm.core.errors import Error
 from asm.processes.calls import Call
 from asm.wire.messages import MessageError
-from asm.wire.streams import PIECE, WINDOW
+from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW
 
 __all__ = ["Download", "Upload"]
 
@@ -36,19 +36,20 @@ class Upload:
     def __init__(self, more: Callable[[int], None]) -> None:
         self._more = more
         self._loop = asyncio.get_running_loop()
-        self._arrived: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[bytes | int | None] = queue.SimpleQueue()
         self._window = WINDOW
         self._ended = False
 
-    def take(self, carried: bytes | int) -> None:
-        """Take the next bytes; none are the end.
+    def take(self, method: bytes, carried: bytes | int) -> None:
+        """Take the next bytes, or at the end how many there were.
 
-        :raises MessageError: for more than may come, or after the end.
+        :raises MessageError: for what is no chunk, for more than may come, or after the end.
         """
-        if not isinstance(carried, bytes) or self._ended or len(carried) > self._window:
+        size = len(carried) if isinstance(carried, bytes) else 0
+        if method != CHUNK or self._ended or size > self._window:
             raise MessageError("an upload takes chunks, not more than the window, and nothing after its end")
-        self._window -= len(carried)
-        self._ended = not carried
+        self._window -= size
+        self._ended = isinstance(carried, int)
         self._arrived.put(carried)
 
     def abandon(self) -> None:
@@ -59,8 +60,10 @@ class Upload:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes as they come, in the thread of ``put``.
 
-        :raises Error: ``cancelled`` when the upload was abandoned, ``timeout`` when nothing came for long.
+        :raises Error: ``cancelled`` when the upload was abandoned, ``timeout`` when nothing came for long,
+            ``storage_write_failed`` when a part was lost on its way.
         """
+        total = 0
         while True:
             try:
                 piece = self._arrived.get(timeout=IDLE_SECONDS)
@@ -68,8 +71,12 @@ class Upload:
                 raise Error("timeout", f"the upload stopped: no bytes came for {IDLE_SECONDS:g} s") from None
             if piece is None:
                 raise Error("cancelled", "the upload was abandoned")
-            if not piece:
+            if isinstance(piece, int):
+                if piece != total:
+                    details = {"bytes_sent": piece, "bytes_received": total}
+                    raise Error("storage_write_failed", f"{total} of {piece} bytes arrived", details=details)
                 return
+            total += len(piece)
             yield piece
             self._loop.call_soon_threadsafe(self._taken, len(piece))
 
@@ -108,18 +115,19 @@ class Download:
         self._loop = asyncio.get_running_loop()
         self._file: BinaryIO | None = None
         self._window = WINDOW
+        self._sent = 0
         self._reading = False
         call.stream = self
         call.cancel_work = self._close
         self._read()
 
-    def take(self, carried: bytes | int) -> None:
+    def take(self, method: bytes, carried: bytes | int) -> None:
         """Let so many bytes more go.
 
-        :raises MessageError: when it is no number.
+        :raises MessageError: when it is no such number.
         """
-        if not isinstance(carried, int):
-            raise MessageError("a download takes numbers")
+        if method != MORE or not isinstance(carried, int):
+            raise MessageError("a download takes numbers of bytes that may come")
         self._window = min(self._window + carried, WINDOW)
         self._read()
 
@@ -156,9 +164,10 @@ class Download:
         elif error is not None:
             self._call.finish(None, error)
         elif ended:
-            self._call.finish(piece, None)
+            self._call.finish([piece, self._sent + len(piece)], None)
         else:
             self._window -= len(piece)
+            self._sent += len(piece)
             self._send(piece)
             self._read()
 

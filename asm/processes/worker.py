@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,28 @@ from typing import Any
 from asm.adapters import load
 from asm.core.errors import Error
 from asm.processes import server
+from asm.processes.access import Access
 from asm.processes.backends import Backend, perform
+from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
-from asm.processes.peers import Peer
 from asm.processes.server import Lifeline
-from asm.wire.messages import Head
+from asm.processes.turns import Turns
 
 __all__ = ["Worker", "main", "open_store"]
 
 _log = logging.getLogger(__name__)
 
 
-def main(lifeline: Lifeline, *, name: str, store: str | type, options: Mapping[str, Any], log: LogStyle | None = None) -> None:
+def main(
+    lifeline: Lifeline,
+    *,
+    name: str,
+    store: str | type,
+    options: Mapping[str, Any],
+    log: LogStyle | None = None,
+    limits: Limits | None = None,
+    access: Access | None = None,
+) -> None:
     """Be a worker: what its process runs.
 
     :param lifeline: the way to the parent.
@@ -29,13 +39,14 @@ def main(lifeline: Lifeline, *, name: str, store: str | type, options: Mapping[s
     :param store: the adapter, as a class or as a reference that :func:`asm.adapters.load` knows.
     :param options: the keyword arguments of its constructor.
     :param log: how to log.
+    :param limits: what connections may cost.
+    :param access: who may connect.
     """
 
-    async def start() -> Worker:
-        opened = await asyncio.to_thread(open_store, name, store, options)
+    async def start(opened: Any) -> Worker:
         return Worker(Backend(name, opened))
 
-    server.run(lifeline, name, start, log)
+    server.run(lifeline, name, lambda: open_store(name, store, options), start, log, limits, access)
 
 
 class Worker:
@@ -43,11 +54,9 @@ class Worker:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.contracts = (backend.contract,)
-
-    def call(self, peer: Peer, head: Head, body: bytes) -> None:
+        self.call = Turns(functools.partial(perform, backend)).call
         """Take a call to the backend."""
-        perform(self._backend, peer, head, body)
+        self.contracts = (backend.contract,)
 
     def interrupt(self, error: Error) -> None:
         """End the long-polls."""

@@ -10,6 +10,7 @@ This is what ``multiprocess.connection.Connection.send_bytes`` writes for bodies
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import Final
 
@@ -37,39 +38,51 @@ class Splitter:
     """
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
-        self._limit = limit
-        self._rest = bytearray()
-        self._wanted = HEADER.size
+        self.limit = limit
+        self._header = b""
+        """What has arrived of a header that was cut."""
+        self._body = io.BytesIO()
+        """What has arrived of a body that was cut …"""
+        self._missing = 0
+        """… and how many bytes of it have not."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take in what arrived; return the bodies that are complete.
 
         :raises FrameError: at the first header that announces less than one byte or more than the limit.
         """
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._wanted:
-                return []
-            data = bytes(self._rest)
-            self._rest.clear()
         bodies: list[bytes] = []
-        start, end = 0, len(data)
+        start = 0
+        if self._missing:
+            start = min(self._missing, len(data))
+            self._body.write(data[:start] if start < len(data) else data)
+            self._missing -= start
+            if self._missing:
+                return bodies
+            bodies.append(self._body.getvalue())
+            self._body = io.BytesIO()
+        elif self._header:
+            data, self._header = self._header + data, b""
+        end = len(data)
         while end - start >= HEADER.size:
             (size,) = HEADER.unpack_from(data, start)
-            if not 0 < size <= self._limit:
-                raise FrameError(f"a frame of {size} bytes was announced; 1 to {self._limit} are allowed")
-            stop = start + HEADER.size + size
-            if stop > end:
-                self._wanted = stop - start
-                break
-            bodies.append(data[start + HEADER.size : stop])
-            start = stop
-        else:
-            self._wanted = HEADER.size
-        self._rest += data[start:]
+            if not 0 < size <= self.limit:
+                raise FrameError(f"a frame of {size} bytes was announced; 1 to {self.limit} are allowed")
+            start += HEADER.size
+            if size > end - start:
+                self._missing = size - self._body.write(data[start:])
+                return bodies
+            bodies.append(data[start : start + size])
+            start += size
+        self._header = data[start:]
         return bodies
+
+    @property
+    def held(self) -> int:
+        """How many bytes of a body that has not arrived in full are held here."""
+        return self._body.tell() if self._missing else 0
 
     @property
     def missing(self) -> int:
         """How many bytes are needed at least before the next body can be complete."""
-        return self._wanted - len(self._rest)
+        return self._missing or HEADER.size - len(self._header)

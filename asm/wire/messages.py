@@ -19,21 +19,25 @@ import msgpack
 
 from asm.core.checks import LEAST, MOST
 from asm.core.errors import Error
+from asm.wire.scan import MessageError, check
 
 __all__ = [
     "CANCEL",
     "HELLO",
     "MALFORMED",
     "NOTIFICATION",
+    "REFUSED",
     "REQUEST",
     "RESPONSE",
     "Head",
     "MessageError",
     "Packer",
     "decode",
+    "decode_checked",
     "decode_params",
     "decode_response",
     "read_head",
+    "read_refusal",
     "read_uint",
     "request_head",
     "response_head",
@@ -49,15 +53,13 @@ CANCEL: Final = b"cancel"
 """Notification to a server, ``[msgid]``: nobody waits for this call any more."""
 MALFORMED: Final = b"malformed"
 """Notification to a relay, ``[msgid]``: what you passed on under this id cannot be decoded."""
+REFUSED: Final = b"refused"
+"""Notification of a server, ``[error]``, before it closes a connection of which it takes nothing."""
 
 _HEAD: Final = struct.Struct("!BBBI")
 _UINT32: Final = struct.Struct("!I")
 _UINTS: Final = {0xCC: struct.Struct("!B"), 0xCD: struct.Struct("!H"), 0xCE: _UINT32}
 _ARRAY: Final = {REQUEST: 0x94, RESPONSE: 0x94, NOTIFICATION: 0x93}
-
-
-class MessageError(ValueError):
-    """The body of a frame is no message."""
 
 
 class Head(NamedTuple):
@@ -125,8 +127,11 @@ class Packer:
 
     def error(self, msgid: int, error: Error) -> bytes:
         """Return the body of a response to a call that failed."""
-        fields = _sendable(error.to_map()) | {"timestamp": error.timestamp}
-        return response_head(msgid) + self._pack(fields) + b"\xc0"
+        return response_head(msgid) + self._pack(_fields(error)) + b"\xc0"
+
+    def refusal(self, error: Error) -> bytes:
+        """Return the body of the notification that says why a connection is refused."""
+        return self.notification(REFUSED, [_fields(error)])
 
     def notification(self, method: bytes, params: list[Any]) -> bytes:
         """Return the body of a notification."""
@@ -157,6 +162,8 @@ def read_uint(body: bytes, at: int) -> tuple[int, int]:
 def decode(data: bytes | memoryview) -> Any:
     """Decode one MessagePack value; times become ``datetime`` in UTC.
 
+    What comes from a peer whom we need not trust goes through :func:`decode_checked`.
+
     :raises MessageError: when it is none, or more than one.
     """
     try:
@@ -165,12 +172,21 @@ def decode(data: bytes | memoryview) -> Any:
         raise MessageError(f"the message is no MessagePack: {type(error).__name__}: {error}") from error
 
 
+def decode_checked(body: bytes, at: int) -> Any:
+    """Decode what begins at a place in a message, after it was made sure that it costs no more than it should.
+
+    :raises MessageError: when it is no value, is nested too deeply, or would take far more memory than its bytes.
+    """
+    check(body, at)
+    return decode(memoryview(body)[at:])
+
+
 def decode_params(body: bytes, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
     """Decode the arguments and the meta of a request.
 
     :raises MessageError: when they are not two maps with string keys.
     """
-    params = decode(memoryview(body)[head.params_at :])
+    params = decode_checked(body, head.params_at)
     if type(params) is not list or len(params) != 2 or type(params[0]) is not dict or type(params[1]) is not dict:
         raise MessageError("the params of a request must be two maps: arguments and meta")
     return params[0], params[1]
@@ -191,6 +207,20 @@ def decode_response(body: bytes) -> tuple[int, Any]:
     return msgid, result
 
 
+def read_refusal(body: bytes) -> Error | None:
+    """Return why a connection is refused, if that is what the message says.
+
+    :raises MessageError: when it cannot be decoded.
+    """
+    head = read_head(body)
+    if head.method != REFUSED:
+        return None
+    match decode_checked(body, head.params_at):
+        case [dict() as fields]:
+            return Error.from_map(fields)
+    raise MessageError("refused takes [error]")
+
+
 def _read_method(body: bytes, at: int) -> tuple[bytes, int]:
     """Read a short string; return it and where it ends."""
     first = body[at]
@@ -203,6 +233,11 @@ def _read_method(body: bytes, at: int) -> tuple[bytes, int]:
     if start + size >= len(body):
         raise MessageError("the message ends within its head")
     return body[start : start + size], start + size
+
+
+def _fields(error: Error) -> dict[str, Any]:
+    """Return an error as it travels."""
+    return {**_sendable(error.to_map()), "timestamp": error.timestamp}
 
 
 def _sendable(value: Any, depth: int = 16) -> Any:

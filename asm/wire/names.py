@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 from typing import Final
 
 from asm.core.errors import Error
+from asm.wire.credentials import credentials, trusted_users
 
-__all__ = ["check_name", "check_owner", "find_runtime_dir", "prepare_runtime_dir", "socket_path"]
+__all__ = ["check_listener", "check_name", "check_owner", "find_runtime_dir", "prepare_runtime_dir", "socket_path"]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+OPEN_MODE: Final = 0o711
+"""What a runtime directory may let others do at the most: pass through it to a name that they know."""
+
 MAX_PATH_BYTES: Final = 107
 """``sun_path`` has 108 bytes, the last of them NUL (unix(7))."""
 
@@ -52,39 +57,62 @@ def find_runtime_dir(runtime_dir: str | os.PathLike[str] | None = None) -> str:
     return os.path.join(gettempdir(), f"asm-{os.geteuid()}")
 
 
-def prepare_runtime_dir(path: str) -> None:
-    """Make the directory, mode 0700, and verify that it is ours alone.
+def prepare_runtime_dir(path: str, mode: int = 0o700) -> None:
+    """Make the directory, and verify that it is ours alone and that nobody else has put anything there.
 
-    :raises Error: ``storage_connection_failed`` when it cannot be made, is no directory, belongs to someone else, or lets
-        others in.
+    :param path: the runtime directory.
+    :param mode: its permissions: 0700, or 0711 when other users may connect. One of ours with 0700 is opened to them; one with
+        0711 is left so, because another tree may have opened it, and what lets nobody list or make a name harms no other.
+    :raises Error: ``storage_connection_failed`` when it cannot be made, is no directory, belongs to someone else, lets others
+        in, or holds a symbolic link or a file of someone else's.
     """
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        os.makedirs(path, mode=mode, exist_ok=True)
         found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            raise _unusable(path, "is no directory")
+        if found.st_uid != os.geteuid():
+            raise _unusable(path, f"belongs to the user {found.st_uid}, not to {os.geteuid()}")
+        if (given := stat.S_IMODE(found.st_mode)) & 0o777 & ~OPEN_MODE:
+            raise _unusable(path, f"lets others in (mode {given:04o}); it must have mode {mode:04o}")
+        if given & mode != mode:
+            os.chmod(path, mode)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                _check_entry(path, entry)
     except OSError as error:
         raise _unusable(path, f"cannot be made: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode):
-        raise _unusable(path, "is no directory")
-    if found.st_uid != os.geteuid():
-        raise _unusable(path, f"belongs to the user {found.st_uid}, not to {os.geteuid()}")
-    if found.st_mode & 0o077:
-        raise _unusable(path, f"lets others in (mode {stat.S_IMODE(found.st_mode):04o}); it must have mode 0700")
 
 
 def check_owner(path: str) -> None:
-    """Verify that the directory of a socket belongs to us or to root, unless it is not there at all.
+    """Verify, before anything is sent, that a socket and its directory are those of a user whom we trust, if they are there.
 
     Anybody can make a directory below the temporary one, and would be sent whatever a client stores.
 
     :raises Error: ``storage_connection_failed``.
     """
+    trusted = trusted_users()
     directory = os.path.dirname(path)
-    try:
-        owner = os.stat(directory).st_uid
-    except OSError:
-        return
-    if owner not in (0, os.geteuid()):
-        raise _unusable(directory, f"belongs to the user {owner}, not to {os.geteuid()} or root")
+    for place, kind in ((directory, stat.S_ISDIR), (path, stat.S_ISSOCK)):
+        try:
+            found = os.lstat(place)
+        except OSError:
+            return
+        if found.st_uid not in trusted:
+            raise _unusable(directory, f"{'' if place == directory else 'has a socket that '}{_not_trusted(found.st_uid)}")
+        if not kind(found.st_mode):
+            raise _unusable(directory, "is no directory" if place == directory else f"has no socket at {path}")
+
+
+def check_listener(connection: socket.socket, path: str) -> None:
+    """Verify, before anything is sent, that a user whom we trust listens at the other end.
+
+    The files were looked at before the connection was made; who made the socket, the kernel knows for certain.
+
+    :raises Error: ``storage_connection_failed``.
+    """
+    if (uid := credentials(connection).uid) not in trusted_users():
+        raise _unusable(os.path.dirname(path), f"has a socket that {_not_trusted(uid)}")
 
 
 def socket_path(name: str, runtime_dir: str | os.PathLike[str] | None = None) -> str:
@@ -101,6 +129,22 @@ def socket_path(name: str, runtime_dir: str | os.PathLike[str] | None = None) ->
             details={"field": "name", "path": path},
         )
     return path
+
+
+def _check_entry(path: str, entry: os.DirEntry[str]) -> None:
+    """Refuse what somebody else, or a symbolic link, has put in the place of a file of ours."""
+    try:
+        owner = entry.stat(follow_symlinks=False).st_uid
+    except FileNotFoundError:
+        return  # another tree stopped just now
+    if owner != os.geteuid():
+        raise _unusable(path, f"holds {entry.name!r}, which belongs to the user {owner}; remove it")
+    if entry.is_symlink():
+        raise _unusable(path, f"holds {entry.name!r}, a symbolic link; remove it")
+
+
+def _not_trusted(uid: int) -> str:
+    return f"belongs to the user {uid}, not to {os.geteuid()}, to root, or to one whom ASM_TRUST_USERS names"
 
 
 def _unusable(path: str, problem: str) -> Error:

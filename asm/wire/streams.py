@@ -1,25 +1,28 @@
 """Streams: how the bytes of an artifact travel within a call, in pieces, with flow control.
 
     request   [0, 7, "put", [{"key": …, "data": nil}, {"stream": true}]]
-    sender    [2, "chunk", [7, bin]] …, and an empty one at the end        at most WINDOW bytes ahead of the receiver
+    sender    [2, "chunk", [7, bin]] …                                     at most WINDOW bytes ahead of the receiver
+              [2, "chunk", [7, n]]                                         the end: n bytes were sent
     receiver  [2, "more", [7, n]] …                                        n more bytes may come: so many were taken
     response  [1, 7, nil, nil]
 
-A ``get`` or ``open`` whose meta says ``stream`` is answered the same way in the other direction; what fits into one chunk
-comes in the response itself. A stream is a call in flight like any other: cancelling the call, closing the connection, and
-the end of a process end it.
+A ``get`` or ``open`` whose meta says ``stream`` is answered the same way in the other direction, with the last bytes and
+their number in all, ``[bin, n]``, as the result: what fits into one chunk comes in the response itself. Who receives counts:
+a stream of which a part was lost on its way must not pass for a whole. A stream is a call in flight like any other:
+cancelling the call, closing the connection, and the end of a process end it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from asm.wire.messages import MessageError, Packer, decode, read_uint
+from asm.wire.messages import MessageError, Packer, decode_checked, read_uint
 
-__all__ = ["CHUNK", "MORE", "PIECE", "WINDOW", "chunk", "more", "read_stream", "relayed", "streamed"]
+__all__ = ["CHUNK", "MORE", "PIECE", "WINDOW", "chunk", "counted", "more", "read_stream", "relayed", "streamed"]
 
 CHUNK: Final = b"chunk"
-"""Notification with the next bytes of a stream; without any at its end."""
+"""Notification with the next bytes of a stream; at its end, with the number of all of them."""
 MORE: Final = b"more"
 """Notification of the receiver: so many bytes more may come."""
 
@@ -29,8 +32,17 @@ WINDOW: Final = 1024 * 1024
 """How many bytes may be under way before the receiver said ``more``."""
 
 
-def chunk(packer: Packer, msgid: int, data: bytes | memoryview) -> bytes:
-    """Return the body that carries the next bytes of a stream."""
+def counted(pieces: Iterable[memoryview]) -> Iterator[memoryview | int]:
+    """Yield the pieces of a stream, and how many bytes they were: what its ``chunk`` messages carry."""
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        yield piece
+    yield total
+
+
+def chunk(packer: Packer, msgid: int, data: bytes | memoryview | int) -> bytes:
+    """Return the body that carries the next bytes of a stream, or their number at its end."""
     return packer.stream(CHUNK, msgid, data)
 
 
@@ -62,7 +74,7 @@ def read_stream(body: bytes, rest_at: int) -> Any:
 
     :raises MessageError: when it is neither.
     """
-    rest = decode(memoryview(body)[rest_at:])
+    rest = decode_checked(body, rest_at)
     if isinstance(rest, bytes) or (type(rest) is int and rest >= 0):
         return rest
     raise MessageError("a stream carries bytes, or lets a number of them come")

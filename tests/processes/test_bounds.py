@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 import asm
-from asm.processes.peers import Limits
+from asm.processes.limits import Limits
 from asm.wire.frames import MAX_FRAME, frame
 from asm.wire.streams import WINDOW
 

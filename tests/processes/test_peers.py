@@ -187,6 +187,19 @@ def test_a_cancelled_call_is_not_answered(tree):
         assert all(answer[2] is None for answer in answers)
 
 
+@pytest.mark.parametrize("name", ["MyApp.Store", "dev.artifacts"])
+def test_an_upload_of_which_a_part_is_missing_leaves_the_old(tree, name):
+    with raw(tree, name) as connection, tree.connect() as store:
+        store.put("torn", b"old")
+        connection.sendall(frame(msgpack.packb(request(method="put", arguments={"key": "torn"}, meta={"stream": True}))))
+        connection.sendall(frame(msgpack.packb([2, "chunk", [1, b"abc"]])) + frame(msgpack.packb([2, "chunk", [1, 5]])))
+        while (message := receive(connection))[0] != 1:
+            pass
+        error = asm.Error.from_map(message[2])
+        assert (error.code, error.details) == ("storage_write_failed", {"bytes_sent": 5, "bytes_received": 3})
+        assert store.get("torn") == b"old"
+
+
 def test_a_client_that_goes_leaves_nothing_behind(trees):
     wait = {"session_id": "ses_1", "wait_timeout_ms": 600_000}
     tree = trees(MEMORY_AND_FILES).wait_ready()

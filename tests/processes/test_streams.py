@@ -5,6 +5,8 @@ import hashlib
 import io
 import random
 import socket
+import subprocess
+import sys
 
 import msgpack
 import psutil
@@ -245,8 +247,34 @@ def test_more_than_the_window_costs_the_connection(tree):
         assert {process.pid for process in psutil.Process(tree.process.pid).children(recursive=True)} == pids
 
 
-def test_a_worker_that_is_killed_during_a_put_to_s3_leaves_no_parts_after_the_next_start(trees, s3_server):
-    bucket = s3_server.new_bucket()
+PUT = """
+import sys
+import asm
+
+def source():
+    for _ in range(48):
+        yield bytes(256 * 1024)
+    print("halfway", flush=True)
+    sys.stdin.read()  # until the test has acted
+    for _ in range(10_000):
+        yield bytes(256 * 1024)
+
+with asm.connect("MyApp.Store", runtime_dir=sys.argv[1], timeout=60.0) as store:
+    try:
+        store.put("key", source())
+    except asm.Error as error:
+        print(error.code, error.retryable, flush=True)
+"""
+"""A client in a process of its own that replaces an artifact, and stops after 12 MiB of it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("client", ""), ("MyApp.Store", "storage_connection_failed True\n"), ("artifacts", "storage_error True\n")],
+    ids=["client", "composite", "worker"],
+)
+def test_whoever_is_killed_during_a_put_to_s3_the_old_artifact_stays_and_no_part_of_the_new(trees, s3_server, name, told):
+    bucket, old = s3_server.new_bucket(), content(6 * MIB)
     config = f"""
         [supervisor]
         name = "s3"
@@ -260,29 +288,38 @@ def test_a_worker_that_is_killed_during_a_put_to_s3_leaves_no_parts_after_the_ne
         session_store = {{ store = "memory" }}
         artifact_store = "artifacts"
     """
-    tree = trees(config).wait_ready()
 
     def uploads():
         return s3_server.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
 
-    def kill():
-        assert uploads()
-        tree.child("artifacts").kill()
+    def objects():
+        """The names of all that is in the bucket, the records of uploads included."""
+        return [item["Key"] for item in s3_server.client.list_objects_v2(Bucket=bucket).get("Contents", [])]
 
+    tree = trees(config).wait_ready()
     with tree.connect(timeout=PATIENCE) as store:
-        store.put("key", b"old")
-        with pytest.raises(asm.StorageError) as caught:
-            store.put("key", Meeting(kill, after=120))
-        assert caught.value.retryable
+        store.put("key", old)
+        assert uploads() == []
+        (before,) = objects()
+        command = [sys.executable, "-c", PUT, tree.runtime_dir]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout.readline() == "halfway\n"
+            while len(objects()) < 2:  # the record of the upload, which is written before its first part is sent
+                assert client.poll() is None
+            assert len(uploads()) == 1
+            assert store.get("key") == old
+            (client if name == "client" else tree.child(name)).kill()
+            assert client.communicate()[0] == told
         while True:
             try:
-                assert store.get("key") == b"old"
+                assert store.get("key") == old
                 break
             except asm.Error as error:
                 assert error.retryable
-        while uploads():
-            assert store.get("key") == b"old"
+        while uploads() or objects() != [before]:
+            assert tree.process.poll() is None
         assert [info.key for info in store.list()] == ["key"]
+        assert store.get("key") == old
 
 
 @pytest.mark.parametrize("size", [10, PIECE, 3 * WINDOW])

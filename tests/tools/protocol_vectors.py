@@ -30,7 +30,7 @@ def vectors() -> list[bytes]:
         packer.request(5, "put", {"key": "patch-2", "data": None}, {"stream": True}),
         chunk(packer, 5, b"piece"),
         more(packer, 5, 5),
-        chunk(packer, 5, b""),
+        chunk(packer, 5, 5),
         packer.result(5, None),
         packer.request(4, "hello", {"relay": True}, {}),
         packer.notification(CANCEL, [3]),

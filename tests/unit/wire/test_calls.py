@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 import asm
-from asm.client.calling import outgoing
+from asm.client.calling import Broken, last_piece, outgoing
 from asm.operations import OPERATIONS
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
 from asm.wire.messages import Packer, decode
@@ -95,4 +95,20 @@ def test_a_source_may_use_one_buffer_for_all_that_it_yields():
             yield buffer
 
     call = outgoing(OPERATIONS["put"], {"key": "k", "data": source()}, 5.0)
-    assert b"".join(bytes(piece) for piece in call.pieces) == b"abcdefghi"
+    *pieces, size = (piece if isinstance(piece, int) else bytes(piece) for piece in call.pieces)
+    assert (b"".join(pieces), size) == (b"abcdefghi", 9)
+
+
+@pytest.mark.parametrize(("received", "total"), [(256, 259), (0, 256), (512, 259)])
+def test_a_download_of_which_a_part_is_missing(received, total):
+    assert last_piece([b"end", 259], 256) == b"end"
+    with pytest.raises(asm.StorageError, match="bytes arrived") as caught:
+        last_piece([b"", total], received)
+    assert caught.value.code == "storage_read_failed"
+    assert caught.value.details == {"bytes_sent": total, "bytes_received": received}
+
+
+@pytest.mark.parametrize("result", [b"end", None, [b"end"], ["end", 3], [b"end", "3"], [b"end", 3, 3]])
+def test_a_response_to_a_download_that_is_none(result):
+    with pytest.raises(Broken):
+        last_piece(result, 0)
