@@ -7,61 +7,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from asm.adapters import resolve
 from asm.config import BackendSettings, CompositeSettings, ModuleSettings, Settings
 from asm.processes import composite, worker
+from asm.processes.access import Access
 from asm.processes.composite import Module, Named
+from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
 from asm.wire.names import prepare_runtime_dir, socket_path
-from supervisor import ChildSpec, Exit, Snapshot, Supervisor
+from supervisor import Backoff, ChildSpec, Exit, Snapshot, Supervisor
 
-__all__ = ["PRELOAD", "Exit", "Snapshot", "build", "composite_spec", "preload", "specs", "worker_spec"]
+__all__ = ["PRELOAD", "Exit", "Snapshot", "build", "composite_spec", "policy", "preload", "specs", "worker_spec"]
 
 PRELOAD: Final = ("asm.processes.worker", "asm.processes.composite")
 """What the fork server imports once for all children, beside the stores that are used."""
 
 
-def build(settings: Settings, log: LogStyle, on_ready: Callable[[list[Snapshot]], None]) -> Supervisor:
+def build(settings: Settings, log: LogStyle, **more: Any) -> Supervisor:
     """Return the supervisor of a tree, with nothing started yet.
 
     :param settings: a configuration that was checked.
     :param log: how the children log.
-    :param on_ready: told once, when all children are ready.
+    :param more: the notifier and the callbacks of the :class:`~supervisor.Supervisor`.
     :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
     """
-    prepare_runtime_dir(settings.runtime_dir)
-    tree = settings.supervisor
+    prepare_runtime_dir(settings.runtime_dir, settings.access.directory_mode)
     return Supervisor(
         specs(settings, log),
-        name=tree.name,
-        strategy=tree.strategy,
-        max_restarts=tree.max_restarts,
-        max_seconds=tree.max_seconds,
-        start_method=tree.start_method,
+        name=settings.supervisor.name,
+        start_method=settings.supervisor.start_method,
         preload=preload([store for _name, store, _options in settings.stores()]),
-        on_ready=on_ready,
+        **policy(settings),
+        **more,
     )
+
+
+def policy(settings: Settings) -> dict[str, Any]:
+    """Return who is restarted when, and how often: what a tree that runs can be told anew."""
+    tree = settings.supervisor
+    return {
+        "strategy": tree.strategy,
+        "max_restarts": tree.max_restarts,
+        "max_seconds": tree.max_seconds,
+        "backoff": Backoff(**tree.backoff.model_dump()),
+    }
 
 
 def specs(settings: Settings, log: LogStyle) -> list[ChildSpec]:
     """Return the children of a tree in the order in which they start: the backends as declared, then the composites."""
     runtime_dir = settings.runtime_dir
+    terms = {"log": log, "limits": settings.limits, "access": settings.access, "listen_mode": settings.access.socket_mode}
     return [
-        *(_backend(backend, runtime_dir, log) for backend in settings.backend),
-        *(_composite(item, runtime_dir, log) for item in settings.composite),
+        *(_backend(backend, runtime_dir, terms) for backend in settings.backend),
+        *(_composite(item, runtime_dir, terms) for item in settings.composite),
     ]
 
 
 def worker_spec(
-    name: str, store: str | type, options: Mapping[str, Any], path: str, log: LogStyle | None = None, **more: Any
+    name: str,
+    store: str | type,
+    options: Mapping[str, Any],
+    path: str,
+    log: LogStyle | None = None,
+    limits: Limits | None = None,
+    access: Access | None = None,
+    **more: Any,
 ) -> ChildSpec:
     """Return the specification of a worker: one store, served on the socket at ``path``."""
     kind = store if isinstance(store, str) else store.__qualname__
-    kwargs = {"name": name, "store": store, "options": dict(options), "log": log}
+    kwargs = {"name": name, "store": store, "options": dict(options), "log": log, "limits": limits, "access": access}
     return ChildSpec(name=name, target=worker.main, kwargs=kwargs, listen=Path(path), description=f"worker: {kind}", **more)
 
 
@@ -71,10 +89,13 @@ def composite_spec(
     artifact_store: Named | Module,
     path: str,
     log: LogStyle | None = None,
+    limits: Limits | None = None,
+    access: Access | None = None,
     **more: Any,
 ) -> ChildSpec:
     """Return the specification of a composite: two stores behind one name, served on the socket at ``path``."""
-    kwargs = {"name": name, "session_store": session_store, "artifact_store": artifact_store, "log": log}
+    stores = {"session_store": session_store, "artifact_store": artifact_store}
+    kwargs = {"name": name, **stores, "log": log, "limits": limits, "access": access}
     description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
     return ChildSpec(name=name, target=composite.main, kwargs=kwargs, listen=Path(path), description=description, **more)
 
@@ -85,28 +106,32 @@ def preload(stores: Sequence[str | type]) -> tuple[str, ...]:
     return (*PRELOAD, *dict.fromkeys(reference.partition(":")[0] for reference in references))
 
 
-def _backend(backend: BackendSettings, runtime_dir: str, log: LogStyle) -> ChildSpec:
+def _backend(backend: BackendSettings, runtime_dir: str, terms: Mapping[str, Any]) -> ChildSpec:
     return worker_spec(
         backend.name,
         backend.store,
         backend.options,
         socket_path(backend.name, runtime_dir),
-        log,
-        start_timeout=backend.start_timeout,
-        stop_timeout=backend.stop_timeout,
+        **terms,
+        **_lifetime(backend),
     )
 
 
-def _composite(item: CompositeSettings, runtime_dir: str, log: LogStyle) -> ChildSpec:
+def _composite(item: CompositeSettings, runtime_dir: str, terms: Mapping[str, Any]) -> ChildSpec:
     return composite_spec(
         item.name,
         _reference(item.session_store, f"{item.name}:session_store", runtime_dir),
         _reference(item.artifact_store, f"{item.name}:artifact_store", runtime_dir),
         socket_path(item.name, runtime_dir),
-        log,
-        start_timeout=item.start_timeout,
-        stop_timeout=item.stop_timeout,
+        **terms,
+        **_lifetime(item),
     )
+
+
+def _lifetime(child: BackendSettings | CompositeSettings) -> dict[str, Any]:
+    """Return what the supervisor is to do with a child, by the names that it has for that."""
+    keys = ("restart", "on_failure", "start_timeout", "stop_timeout", "heartbeat_timeout")
+    return {key: getattr(child, key) for key in keys}
 
 
 def _reference(reference: str | ModuleSettings, name: str, runtime_dir: str) -> Named | Module:

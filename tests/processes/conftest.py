@@ -9,17 +9,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 import asm
+from asm.client import control
 
 PATIENCE = 30.0
 """Seconds after which a test gives up on an event. Nothing should take a tenth of it."""
 
 PROGRAM = Path(sys.executable).with_name("asm-supervise")
+
+ASMCTL = PROGRAM.with_name("asmctl")
 
 STORES = Path(__file__).parent / "stores"
 """Stores that misbehave on purpose, importable in every tree."""
@@ -80,6 +84,43 @@ class Tree:
 
     def aconnect(self, name="MyApp.Store", **options):
         return asm.aio.connect(name, runtime_dir=self.runtime_dir, **options)
+
+    def ctl(self, *arguments):
+        """Run ``asmctl`` in the tree's runtime directory."""
+        command = [ASMCTL, *arguments, "--runtime-dir", self.runtime_dir]
+        return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
+
+    def status(self, name="dev"):
+        """What the supervisor says of the tree."""
+        with control.attach(name, runtime_dir=self.runtime_dir) as supervisor:
+            return supervisor.status()
+
+    def child_status(self, name):
+        """What the supervisor says of a child."""
+        (found,) = [child for child in self.status().children if child.name == name]
+        return found
+
+    def wait_status(self, is_so):
+        """Ask for the status of the tree until ``is_so`` of it."""
+        deadline = time.monotonic() + PATIENCE
+        while not is_so(status := self.status()):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.01)
+
+    def wait_child(self, name, is_so):
+        """Ask for the status of a child until ``is_so`` of it; return it."""
+        seen = []
+
+        def look(status):
+            seen[:] = [child for child in status.children if child.name == name]
+            return is_so(*seen)
+
+        self.wait_status(look)
+        return seen[0]
+
+    def wait_state(self, name, state):
+        """Wait until a child is in a state; return its status."""
+        return self.wait_child(name, lambda child: child.state == state)
 
     def processes(self):
         """Every process of the tree but the supervisor."""

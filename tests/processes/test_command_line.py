@@ -71,6 +71,10 @@ BAD = {
     ),
     "wrong type": (GOOD.replace('name = "t"', 'name = "t"\nmax_restarts = "10"'), ["supervisor.max_restarts:", "integer"]),
     "unknown strategy": (GOOD.replace('name = "t"', 'name = "t"\nstrategy = "all"'), ["supervisor.strategy:", "one_for_one"]),
+    "name of the tree twice": (
+        GOOD.replace('name = "C"', 'name = "t"'),
+        ["composite[0].name: 't' is the name of supervisor already; choose another"],
+    ),
     "no name": (GOOD.replace('name = "s"\n', ""), ["backend[0].name: is missing"]),
     "bad name": (GOOD.replace('name = "s"', 'name = "../s"'), ["backend[0].name:", "'../s' is no name"]),
     "long name": (GOOD.replace('name = "C"', f'name = "{"C" * 120}"'), ["composite[0].name:", "too long", "ASM_RUNTIME_DIR"]),

@@ -110,7 +110,8 @@ def test_if_one_does_not_come_up_those_that_did_are_stopped(trees, second, reaso
 
 
 def test_sigterm_during_the_start_stops_what_had_started(trees):
-    config = MISBEHAVING.format(second='store = "misbehaving:NeverUp"').replace(
+    second = 'store = "misbehaving:NeverUp"\nstop_timeout = 600.0'  # a stop that waits for its constructor takes too long
+    config = MISBEHAVING.format(second=second).replace(
         'artifact_store = "second"', 'artifact_store = {store = "file", root = "r"}'
     )
     tree = trees(config.replace('session_store = "first"', 'session_store = "second"')).wait_for('"serving"')

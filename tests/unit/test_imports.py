@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 OUTSIDE = """
 import sys
 before = set(sys.modules)
@@ -18,8 +20,9 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_import_asm_loads_msgpack_and_nothing_else_from_outside_and_no_asyncio():
-    outside, unwanted = run(OUTSIDE).split("\n")[:2]
+@pytest.mark.parametrize("module", ["asm", "asm.client.control"])
+def test_a_client_loads_msgpack_and_nothing_else_from_outside_and_no_asyncio(module):
+    outside, unwanted = run(OUTSIDE.replace("import asm", f"import {module}")).split("\n")[:2]
     assert outside == "asm msgpack"
     assert unwanted == ""
 
