@@ -24,6 +24,7 @@ from asm.core.errors import Error
 from asm.processes.access import Access
 from asm.processes.backends import unknown_operation
 from asm.processes.limits import Limits, Load, overloaded
+from asm.processes.loops import Loop
 from asm.processes.peers import Peer
 from asm.processes.server import FLUSH_SECONDS, KEEP_THE_NAME, PROTOCOL, Accepted
 from asm.status import CONTROL, TreeStatus
@@ -78,7 +79,7 @@ class Control:
         self._load = Load(LIMITS)
         self._peers: set[Peer] = set()
         self._calls = ThreadPoolExecutor(THREADS, thread_name_prefix="control-call")
-        self._loop = asyncio.new_event_loop()
+        self._loop = Loop()
         self._closing = asyncio.Event()
         self._fewer = asyncio.Event()
         """Calls or connections."""

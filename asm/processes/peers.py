@@ -2,7 +2,7 @@
 
          bytes                        messages
     ──────────────► Splitter ──► Head ──────────────► Service.request / response / notification
-    ◄────────────── one write an iteration of the loop ◄── send
+    ◄────────────── one write at the end of the loop's turn ◄── send
 
 A peer bounds what it costs (:mod:`asm.processes.limits`): with too many calls or bytes in flight, further calls are refused as
 ``overloaded``; while it does not take its answers, nothing more is read from it; one that breaks the protocol, or lets too many
@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from asm.core.errors import Error
 from asm.processes.limits import RELAY, Load
+from asm.processes.loops import Loop
 from asm.wire.credentials import credentials
 from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter
 from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head
@@ -80,7 +81,7 @@ class Receiver(Protocol):
         """Learn that the connection is gone. Its calls have been cancelled."""
 
 
-class Peer(asyncio.Protocol):
+class Peer(asyncio.BufferedProtocol):
     """One connection.
 
     :param receiver: who is told what arrives.
@@ -115,7 +116,9 @@ class Peer(asyncio.Protocol):
         self._outgoing: list[bytes] = []
         self._queued = 0
         self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Loop)
+        self._loop = loop
 
     # -- what the receiver calls
 
@@ -164,11 +167,11 @@ class Peer(asyncio.Protocol):
         self._splitter.limit = MAX_FRAME
 
     def send(self, *parts: bytes) -> None:
-        """Send one frame whose body is made of these parts. All frames of one iteration of the loop are written at once."""
+        """Send one frame whose body is made of these parts. All frames of one turn of the loop are written at once."""
         if not self.connected:
             return
         if not self._outgoing:
-            self._loop.call_soon(self.flush)
+            self._loop.unflushed.append(self)
         size = sum(map(len, parts))
         self._outgoing.append(HEADER.pack(size))
         self._outgoing.extend(parts)
@@ -263,8 +266,16 @@ class Peer(asyncio.Protocol):
         """Begin."""
         self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
 
-    def data_received(self, data: bytes) -> None:
-        """Take in bytes; pass on every message that is complete."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to receive."""
+        return self._loop.received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take in bytes."""
+        self.take_in(bytes(self._loop.received[:nbytes]))
+
+    def take_in(self, data: bytes) -> None:
+        """Pass on every message that is complete."""
         try:
             self._arrived.extend(self._splitter.feed(data))
         except FrameError as error:

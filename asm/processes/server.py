@@ -25,6 +25,7 @@ import setproctitle
 
 from asm._version import __version__
 from asm.core.errors import Error
+from asm.processes import loops
 from asm.processes.access import Access
 from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
@@ -140,7 +141,7 @@ def run(
         _give_up(lifeline, error)
     else:
         server = Server(lifeline, name, limits or Limits(), access or Access())
-        asyncio.run(server.serve(lambda: start(prepared)))
+        loops.run(server.serve(lambda: start(prepared)))
 
 
 def _share_memory() -> None:

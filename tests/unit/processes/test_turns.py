@@ -7,6 +7,7 @@ import msgpack
 import pytest
 
 from asm.processes.limits import RELAY, Limits, Load
+from asm.processes.loops import run
 from asm.processes.peers import ANSWERS_AHEAD, BATCH, Peer
 from asm.processes.turns import Turns
 from asm.wire.frames import Splitter, frame
@@ -55,12 +56,10 @@ class Client:
         await asyncio.sleep(0)
 
     def ask(self, *msgids, method="get_session", meta=None, arguments=None):
-        self.peer.data_received(
-            b"".join(frame(msgpack.packb([0, msgid, method, [arguments or {}, meta or {}]])) for msgid in msgids)
-        )
+        self.peer.take_in(b"".join(frame(msgpack.packb([0, msgid, method, [arguments or {}, meta or {}]])) for msgid in msgids))
 
     def cancel(self, *msgids):
-        self.peer.data_received(b"".join(frame(msgpack.packb([2, "cancel", [msgid]])) for msgid in msgids))
+        self.peer.take_in(b"".join(frame(msgpack.packb([2, "cancel", [msgid]])) for msgid in msgids))
 
     async def read(self, wanted):
         """Return the next messages."""
@@ -92,7 +91,7 @@ def test_clients_take_turns_when_there_is_no_room():
             order = "".join(name for name, _msgid in service.begun)
             assert order == "aaabababaaaaa"
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_client_that_goes_gives_its_turns_back_and_what_waits_is_forgotten():
@@ -107,7 +106,7 @@ def test_a_client_that_goes_gives_its_turns_back_and_what_waits_is_forgotten():
             assert (load.calls, len(service.turns._queues), len(service.turns._unready)) == (1, 0, 0)
         assert (load.calls, load.bytes) == (0, 0)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_what_waits_can_be_taken_when_the_store_is_gone():
@@ -122,7 +121,7 @@ def test_what_waits_can_be_taken_when_the_store_is_gone():
             a.peer.answer(1, b"x")
             assert service.begun == [("a", 1)]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_calls_that_are_cancelled_while_they_wait_leave_nothing_behind():
@@ -138,7 +137,7 @@ def test_calls_that_are_cancelled_while_they_wait_leave_nothing_behind():
             assert len(queue) < 10
             assert service.begun == [("a", 0)]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_of_whom_large_answers_are_foreseen_calls_wait_for_them():
@@ -153,7 +152,7 @@ def test_of_whom_large_answers_are_foreseen_calls_wait_for_them():
             a.peer.answer(service.begun[-1][1], bytes(ANSWERS_AHEAD // 4))
             assert 1 < len(service.begun) <= 6
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_long_polls_need_no_turn_and_uploads_have_a_bound_of_their_own():
@@ -169,7 +168,7 @@ def test_long_polls_need_no_turn_and_uploads_have_a_bound_of_their_own():
             (refused,) = await a.read(1)
             assert (refused[1], refused[2]["details"]) == (8, {"reason": "overloaded"})
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_after_some_messages_it_is_the_turn_of_other_connections():
@@ -183,7 +182,7 @@ def test_after_some_messages_it_is_the_turn_of_other_connections():
                 await asyncio.sleep(0)
                 assert len(service.begun) == batches * BATCH
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_who_has_less_than_its_share_is_served_whatever_the_others_have():
@@ -230,4 +229,4 @@ def test_a_peer_that_never_reads_is_cut_off(relay):
             a.peer.flush()
             assert not a.peer.connected
 
-    asyncio.run(scenario())
+    run(scenario())
