@@ -12,13 +12,13 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 from asm.core import checks
 from asm.core.values import Event, Run, Session
 from asm.ports import ArtifactStore, Data, ExecutionResult, SessionStore
 
-__all__ = ["CONTRACTS", "OPERATIONS", "Operation", "Parameter", "implements"]
+__all__ = ["CONTRACTS", "OPERATIONS", "Operation", "Parameter", "implements", "unchecked"]
 
 CONTRACTS: Final[dict[str, type]] = {"session": SessionStore, "artifact": ArtifactStore}
 """The two contracts, by the names that messages and messages of error use for them."""
@@ -34,9 +34,6 @@ class Parameter:
     annotation: Any
     """Its type, without the check."""
     check: checks.Check
-    required: bool
-    positional: bool
-    """Whether it may be given by position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +44,22 @@ class Operation:
     contract: str
     """``session`` or ``artifact``."""
     parameters: dict[str, Parameter]
+    positional: tuple[str, ...]
+    """The names of those that may be given by position."""
+    required: tuple[str, ...]
+    """The names of those that must be given."""
     result: Any
     """The annotation of what it returns."""
     signature: inspect.Signature
     data_parameter: str | None
     """The parameter that is the bytes of an artifact, which may be more than fit into a message."""
+    events_parameter: str | None
+    """The parameter with the events that it stores and gives back."""
+
+    @property
+    def returns_data(self) -> bool:
+        """Whether it returns the bytes of an artifact."""
+        return self.result is bytes or self.result is BinaryIO
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Check the arguments of a call; return those that were given, by name, each in its normal form.
@@ -59,15 +67,14 @@ class Operation:
         :raises Error: ``validation_error`` for a wrong number, an unknown name or a missing argument, and whatever
             the check of an argument refuses.
         """
-        given = dict(kwargs)
-        if args:
-            names = [parameter.name for parameter in self.parameters.values() if parameter.positional]
-            if len(args) > len(names):
-                checks.refuse(self.name, f"takes {len(names)} positional arguments ({', '.join(names)}), not {len(args)}")
-            for name, value in zip(names, args, strict=False):
-                if name in given:
-                    checks.refuse(self.name, f"got {name} twice")
-                given[name] = value
+        given = dict(zip(self.positional, args, strict=False))
+        if len(given) < len(args):
+            names = self.positional
+            checks.refuse(self.name, f"takes {len(names)} positional arguments ({', '.join(names)}), not {len(args)}")
+        if kwargs:
+            if twice := given.keys() & kwargs.keys():
+                checks.refuse(self.name, f"got {', '.join(twice)} twice")
+            given |= kwargs
         for name, value in given.items():
             parameter = self.parameters.get(name)
             if parameter is None:
@@ -75,9 +82,9 @@ class Operation:
                     self.name, f"has no parameter {name!r}; it takes: {', '.join(self.parameters)}", parameter=str(name)
                 )
             given[name] = parameter.check(value, name)
-        for parameter in self.parameters.values():
-            if parameter.required and parameter.name not in given:
-                checks.refuse(self.name, f"needs {parameter.name}", parameter=parameter.name)
+        for name in self.required:
+            if name not in given:
+                checks.refuse(self.name, f"needs {name}", parameter=name)
         return given
 
 
@@ -105,11 +112,19 @@ def implements(*contracts: type) -> Callable[[C], C]:
     return decorate
 
 
+def unchecked(store: Any, name: str) -> Callable[..., Any]:
+    """Return an operation of a store for a caller who has checked the arguments: without a second check."""
+    method = getattr(store, name)
+    function = getattr(method, "unchecked", None)
+    return method if function is None else function.__get__(store)  # type: ignore[no-any-return]
+
+
 def _checked(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return function(self, **operation.bind(args, kwargs))
 
+    call.unchecked = function  # type: ignore[attr-defined]
     return call
 
 
@@ -173,21 +188,30 @@ def _operations() -> dict[str, Operation]:
             if name.startswith("_") or not inspect.isfunction(function):
                 continue
             hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
-            parameters = {item.name: _parameter(item, hints[item.name]) for item in list(signature.parameters.values())[1:]}
-            data = next((item.name for item in parameters.values() if item.annotation == Data), None)
-            found[name] = Operation(name, contract, parameters, hints["return"], signature, data)
+            items = list(signature.parameters.values())[1:]
+            result = hints["return"]
+            parameters = {item.name: _parameter(item.name, hints[item.name]) for item in items}
+            found[name] = Operation(
+                name,
+                contract,
+                parameters,
+                tuple(item.name for item in items if item.kind is not item.KEYWORD_ONLY),
+                tuple(item.name for item in items if item.default is item.empty),
+                result,
+                signature,
+                next((item.name for item in parameters.values() if item.annotation == Data), None),
+                next((item.name for item in parameters.values() if item.annotation == result in (Event, list[Event])), None),
+            )
     return found
 
 
-def _parameter(item: inspect.Parameter, hint: Any) -> Parameter:
+def _parameter(name: str, hint: Any) -> Parameter:
     annotation, check = hint, None
     if typing.get_origin(hint) is typing.Annotated:
         annotation, check = hint.__origin__, hint.__metadata__[0]
     else:
         check = next(check for kind, check in _CHECKS if kind == hint)
-    return Parameter(
-        item.name, annotation, check, item.default is inspect.Parameter.empty, item.kind is not inspect.Parameter.KEYWORD_ONLY
-    )
+    return Parameter(name, annotation, check)
 
 
 OPERATIONS: Final[dict[str, Operation]] = _operations()

@@ -155,7 +155,7 @@ class AsyncClient(AsyncStore):
             call = outgoing(operation, arguments, self._timeout)
         else:  # a file or an iterable may take its time
             call = await asyncio.to_thread(outgoing, operation, arguments, self._timeout)
-        if call.downloads:
+        if operation.returns_data:
             pieces = self._download(call)
             first = await anext(pieces)  # an artifact that is not there is told now, and not while reading
             reader = AsyncReader(first, pieces)
@@ -167,7 +167,7 @@ class AsyncClient(AsyncStore):
             raise timed_out(self.name, operation, call.seconds) from None
         except Broken as error:
             raise connection_lost(self.name, operation) from error
-        return decode_result(operation, result)
+        return decode_result(operation, result, arguments)
 
     async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
         """Send a call whose result comes in pieces, and yield them."""

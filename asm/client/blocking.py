@@ -119,13 +119,13 @@ class Client(SessionStore, ArtifactStore):
         if self._closed:
             raise closed(self.name)
         call = outgoing(operation, arguments, self._timeout)
-        if call.downloads:
+        if operation.returns_data:
             pieces = self._download(call)
             first = next(pieces)  # an artifact that is not there is told now, and not while reading
             if operation.result is bytes:
                 return b"".join([first, *pieces])
             return io.BufferedReader(_Reader(first, pieces), PIECE)
-        return decode_result(operation, self._exchange(call))
+        return decode_result(operation, self._exchange(call), arguments)
 
     def _exchange(self, call: Outgoing) -> Any:
         """Send a call, with all of its data; return the result as it travelled."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgpack
 
 from asm.chunks import chunks
 from asm.core.errors import Error
@@ -87,20 +90,18 @@ class Outgoing(NamedTuple):
     seconds: float
     """How long each answer, and each step of a stream, may take."""
 
-    @property
-    def downloads(self) -> bool:
-        """Whether the result may come in pieces."""
-        return self.operation.result in (bytes, BinaryIO)
-
     def frame(self, packer: Packer, msgid: int) -> bytes:
         """Return the request.
 
         :raises Error: ``validation_error`` when it is too large for a frame.
         """
-        meta: dict[str, Any] = {"timeout_ms": math.ceil(self.seconds * 1000)}
-        if self.pieces is not None or self.downloads:
-            meta["stream"] = True
-        body = packer.request(msgid, self.operation.name, self.arguments, meta)
+        operation = self.operation
+        meta = _meta(
+            math.ceil(self.seconds * 1000),
+            stream=self.pieces is not None or operation.returns_data,
+            numbers=operation.events_parameter is not None,
+        )
+        body = packer.call(msgid, operation.name, self.arguments, meta)
         if len(body) > MAX_FRAME:
             raise Error(
                 "validation_error",
@@ -108,6 +109,14 @@ class Outgoing(NamedTuple):
                 details={"operation": self.operation.name, "byte_size": len(body), "limit": MAX_FRAME},
             )
         return frame(body)
+
+
+@functools.lru_cache(maxsize=256)
+def _meta(timeout_ms: int, *, stream: bool, numbers: bool) -> bytes:
+    """Return the meta of a request, encoded."""
+    wishes = {"stream": stream, "numbers": numbers}
+    packed: bytes = msgpack.packb({"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted})
+    return packed
 
 
 def outgoing(operation: Operation, arguments: dict[str, Any], timeout: float) -> Outgoing:

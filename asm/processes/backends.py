@@ -17,11 +17,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from asm.adapters import contract_of
 from asm.core.errors import Error
-from asm.operations import OPERATIONS, Operation
+from asm.operations import OPERATIONS, Operation, unchecked
 from asm.processes.calls import Call
 from asm.processes.longpolls import LongPoll, LongPolls
 from asm.processes.peers import Peer
@@ -72,11 +72,11 @@ def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
 
     timeout_ms = meta.get("timeout_ms")
     expires = time.monotonic() + timeout_ms / 1000 if isinstance(timeout_ms, int | float) else None
-    call = Call(operation, checked, done, expires)
+    call = Call(operation, checked, done, expires, numbers=meta.get("numbers") is True)
     peer.calls[msgid] = call
     if upload is not None:
         backend.receive(call, upload)
-    elif streamed and operation.result in (bytes, BinaryIO):
+    elif streamed and operation.returns_data:
 
         def send(piece: bytes) -> None:
             peer.leave_turn(msgid)  # what goes on for long keeps nobody waiting
@@ -107,6 +107,7 @@ class Backend:
         self.contract = contract_of(type(store))
         self.operations = {key.encode(): item for key, item in OPERATIONS.items() if item.contract == self.contract}
         self._store = store
+        self._methods = {item.name: unchecked(store, item.name) for item in self.operations.values()}
         self._loop = asyncio.get_running_loop()
         self._in_loop = not getattr(store, "blocking", True)
         self._submit = getattr(store, "submit", None)
@@ -185,7 +186,7 @@ class Backend:
 
         def done(result: Any, cause: BaseException | None) -> None:
             if cause is None:
-                self._loop.call_soon_threadsafe(call.finish, encode_result(call.operation, result), None)
+                self._loop.call_soon_threadsafe(call.finish, encode_result(call.operation, result, call.sent), None)
             else:
                 self._loop.call_soon_threadsafe(call.finish, None, self._failure(call.operation, cause))
 
@@ -202,7 +203,7 @@ class Backend:
             message = f"{operation.name} waited in {self.name} until its time was up"
             return None, Error("timeout", message, details=self._where(operation))
         try:
-            return encode_result(operation, getattr(self._store, operation.name)(**call.arguments)), None
+            return encode_result(operation, self._methods[operation.name](**call.arguments), call.sent), None
         except Exception as cause:  # noqa: BLE001  # whatever a store raises is answered
             return None, self._failure(operation, cause)
 

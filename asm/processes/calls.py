@@ -33,15 +33,26 @@ class Call:
     :param arguments: with what, checked.
     :param done: told the outcome, once, in the event loop; not told if the call is cancelled first.
     :param expires: the ``time.monotonic()`` after which nobody waits for it to begin.
+    :param numbers: whether the caller wants no event back that is stored as it was sent, but only its number.
     """
 
-    __slots__ = ("arguments", "cancel_work", "done", "expires", "operation", "over", "stream")
+    __slots__ = ("arguments", "cancel_work", "done", "expires", "operation", "over", "sent", "stream")
 
-    def __init__(self, operation: Operation, arguments: dict[str, Any], done: Done, expires: float | None = None) -> None:
+    def __init__(
+        self,
+        operation: Operation,
+        arguments: dict[str, Any],
+        done: Done,
+        expires: float | None = None,
+        *,
+        numbers: bool = False,
+    ) -> None:
         self.operation = operation
         self.arguments = arguments
         self.done = done
         self.expires = expires
+        self.sent = arguments if numbers else None
+        """What need not be sent back."""
         self.over = False
         """Whether its outcome was told, or nobody wants to know any more."""
         self.stream: Stream | None = None

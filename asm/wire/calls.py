@@ -38,17 +38,40 @@ def decode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict
     return operation.bind((), given)
 
 
-def encode_result(operation: Operation, result: Any) -> Any:
-    """Return what an adapter returned, ready to be sent."""
+def encode_result(operation: Operation, result: Any, sent: Mapping[str, Any] | None = None) -> Any:
+    """Return what an adapter returned, ready to be sent.
+
+    :param sent: the arguments of a caller who wants no event back that is stored as it was sent, but only its number.
+    """
+    if sent is not None and (name := operation.events_parameter) is not None:
+        if operation.result is Event:
+            return _numbered(sent[name], result)
+        return [_numbered(*pair) for pair in zip(sent[name], result, strict=True)]
     return _RESULTS[operation.name].encode(result)
 
 
-def decode_result(operation: Operation, result: Any) -> Any:
+def decode_result(operation: Operation, result: Any, sent: Mapping[str, Any]) -> Any:
     """Return what an operation returns, from what was received.
 
+    :param sent: the arguments of the call.
     :raises Error: ``validation_error`` when the peer sent something else.
     """
+    if (name := operation.events_parameter) is not None:
+        if operation.result is Event:
+            return _event(sent[name], result)
+        if isinstance(result, list) and len(result) == len(sent[name]):
+            return [_event(*pair) for pair in zip(sent[name], result, strict=True)]
     return _RESULTS[operation.name].decode(result)
+
+
+def _numbered(sent: Event, stored: Event) -> Any:
+    """Return the number of an event that is stored as it was sent, and the whole event otherwise."""
+    return stored.sequence_number if stored.is_sequenced_from(sent) else stored.held_fields()
+
+
+def _event(sent: Event, received: Any) -> Event:
+    """Return the event that is meant by what :func:`_numbered` returned."""
+    return sent.sequenced(received) if type(received) is int else Event.from_fields(received)
 
 
 class _Form(NamedTuple):
@@ -63,7 +86,7 @@ def _same(value: Any) -> Any:
 
 
 def _one(kind: type[Value]) -> _Form:
-    return _Form(kind.to_fields, kind.from_fields)
+    return _Form(kind.held_fields, kind.from_fields)
 
 
 def _optional(form: _Form) -> _Form:

@@ -119,7 +119,11 @@ class Packer:
 
     def request(self, msgid: int, method: str, arguments: dict[str, Any], meta: dict[str, Any]) -> bytes:
         """Return the body of a request."""
-        return request_head(msgid) + self._pack(method) + self._pack((arguments, meta))
+        return self.call(msgid, method, arguments, self._pack(meta))
+
+    def call(self, msgid: int, method: str, arguments: dict[str, Any], meta: bytes) -> bytes:
+        """Return the body of a request whose meta is encoded already: that of many is the same."""
+        return b"".join((request_head(msgid), self._pack(method), b"\x92", self._pack(arguments), meta))
 
     def result(self, msgid: int, result: Any) -> bytes:
         """Return the body of a response to a call that went well."""

@@ -25,6 +25,8 @@ def vectors() -> list[bytes]:
         packer.error(1, error),
         packer.request(2, "append_event_with_sequence", encode_arguments(APPEND, {"event": event}), {}),
         packer.result(2, encode_result(APPEND, event.sequenced(1))),
+        packer.request(6, "append_event_with_sequence", encode_arguments(APPEND, {"event": event}), {"numbers": True}),
+        packer.result(6, encode_result(APPEND, event.sequenced(1), {"event": event})),
         packer.request(3, "put", {"key": "patch-1", "data": b"\x00\xff"}, {}),
         packer.result(3, None),
         packer.request(5, "put", {"key": "patch-2", "data": None}, {"stream": True}),

@@ -59,7 +59,7 @@ def test_a_closed_store_refuses_every_call(kind_and_options):
         pass
     store.close()
     for operation in OPERATIONS.values():
-        required = [item.name for item in operation.parameters.values() if item.required]
+        required = operation.required
         if hasattr(store, operation.name) and all(arguments.get(name) for name in required):
             with pytest.raises(Error, match="is closed") as caught:
                 getattr(store, operation.name)(**{name: arguments[name] for name in required})

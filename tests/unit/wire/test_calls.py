@@ -34,7 +34,6 @@ RESULTS = [
     ("list_runs", [RUN, RUN]),
     ("get_active_run", RUN),
     ("get_active_run", None),
-    ("append_event_with_sequence", EVENT),
     ("get_events", []),
     ("get_latest_sequence", 7),
     ("get", b""),
@@ -57,12 +56,46 @@ def test_arguments_arrive_as_they_were_sent(name, arguments):
 @pytest.mark.parametrize(("name", "result"), RESULTS)
 def test_results_arrive_as_they_were_sent(name, result):
     operation = OPERATIONS[name]
-    assert decode_result(operation, over_the_wire(encode_result(operation, result))) == result
+    assert decode_result(operation, over_the_wire(encode_result(operation, result)), {}) == result
+
+
+OTHER = asm.Event.new(type="message_sent", session_id=SESSION.id)
+STORED_BEFORE = asm.Event.new(id=EVENT.id, type="message_sent", session_id=SESSION.id, data={"content": "before"}).sequenced(3)
+AN_EQUAL = asm.Event.from_map(EVENT.to_map()).sequenced(4)
+
+
+@pytest.mark.parametrize(
+    ("stored", "on_the_wire"),
+    [
+        (EVENT.sequenced(7), 7),
+        (STORED_BEFORE, STORED_BEFORE.held_fields()),
+        (AN_EQUAL, AN_EQUAL.held_fields()),  # 1, 1.0 and True are equal, too
+    ],
+)
+@pytest.mark.parametrize("numbers", [True, False])
+def test_an_event_that_was_stored_as_it_was_sent_comes_back_as_its_number_if_that_is_asked_for(stored, on_the_wire, numbers):
+    one, several = OPERATIONS["append_event_with_sequence"], OPERATIONS["append_events"]
+    sent = {"event": EVENT}
+    encoded = encode_result(one, stored, sent if numbers else None)
+    assert encoded == (on_the_wire if numbers else stored.held_fields())
+    assert decode_result(one, over_the_wire(encoded), sent) == stored
+    sent = {"events": [OTHER, EVENT]}
+    encoded = encode_result(several, [OTHER.sequenced(1), stored], sent if numbers else None)
+    assert encoded[1] == (on_the_wire if numbers else stored.held_fields())
+    assert decode_result(several, over_the_wire(encoded), sent) == [OTHER.sequenced(1), stored]
+
+
+@pytest.mark.parametrize("received", [None, "7", 0, True, [1], [{}, {}]])
+def test_what_is_no_result_of_an_append_is_refused(received):
+    for name, sent in (("append_event_with_sequence", {"event": EVENT}), ("append_events", {"events": [EVENT]})):
+        if (name, received) != ("append_events", [1]):
+            with pytest.raises(asm.Error):
+                decode_result(OPERATIONS[name], received, sent)
 
 
 def test_open_arrives_as_a_file():
     operation = OPERATIONS["open"]
-    with decode_result(operation, over_the_wire(encode_result(operation, io.BytesIO(b"data")))) as file:
+    with decode_result(operation, over_the_wire(encode_result(operation, io.BytesIO(b"data"))), {}) as file:
         assert file.read() == b"data"
 
 
@@ -80,7 +113,7 @@ def test_data_that_yields_no_bytes():
 
 
 def test_every_operation_has_been_sent_and_answered_here():
-    tested = {name for name, _ in [*ARGUMENTS, *RESULTS]} | {"open"}
+    tested = {name for name, _ in [*ARGUMENTS, *RESULTS]} | {"open", "append_event_with_sequence"}
     left = set(OPERATIONS) - tested
     plain = {"delete_session", "get_run", "append_event", "delete"}
     assert left == plain
