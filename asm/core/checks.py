@@ -23,6 +23,7 @@ __all__ = [
     "artifact_key",
     "count",
     "identifier",
+    "is_map",
     "json_map",
     "json_map_or_empty",
     "limit",
@@ -169,10 +170,10 @@ def members(kinds: type[E], code: str) -> Check:
 
 def json_map(value: Any, where: str) -> FrozenMap:
     """Accept a map of JSON values with string keys, at most :data:`MAX_JSON_DEPTH` deep. Returns a frozen copy."""
-    if not isinstance(value, Mapping):
-        refuse(where, f"must be a map, not {kind(value)}")
     if type(value) is FrozenMap:
         return value
+    if not is_map(value):
+        refuse(where, f"must be a map, not {kind(value)}")
     frozen: FrozenMap = _frozen(value, where, MAX_JSON_DEPTH)
     return frozen
 
@@ -199,6 +200,11 @@ def encodable(value: str, where: str) -> None:
         refuse(where, "contains a lone surrogate, which has no UTF-8")
 
 
+def is_map(value: Any) -> bool:
+    """Tell whether a value is a map. Nearly every one is a ``dict``, which is told much faster."""
+    return type(value) is dict or isinstance(value, Mapping)
+
+
 def kind(value: Any) -> str:
     """Name the type of a value for a message."""
     return "None" if value is None else type(value).__name__
@@ -216,7 +222,7 @@ def _frozen(value: Any, where: str, depth: int) -> Any:
         return value
     if value is None or value is True or value is False:
         return value
-    if isinstance(value, Mapping | list):
+    if is_map(value) or isinstance(value, list):
         if depth == 0:
             refuse(where[:200], f"nests deeper than {MAX_JSON_DEPTH} levels")
         if isinstance(value, list):

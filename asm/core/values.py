@@ -509,5 +509,5 @@ def _time(value: Any, where: str) -> Any:
 
 
 def _must_be_map(cls: type[Value], value: Any) -> None:
-    if not isinstance(value, Mapping):
+    if not checks.is_map(value):
         checks.refuse(cls.__name__, f"must be a map, not {checks.kind(value)}")

@@ -11,7 +11,6 @@ Used by a worker, and by a composite for a module-backed reference.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import time
@@ -24,6 +23,7 @@ from asm.core.errors import Error
 from asm.operations import OPERATIONS, Operation, unchecked
 from asm.processes.calls import Call
 from asm.processes.longpolls import LongPoll, LongPolls
+from asm.processes.loops import Loop
 from asm.processes.peers import Peer
 from asm.processes.streams import Download, Upload
 from asm.wire import streams
@@ -108,7 +108,7 @@ class Backend:
         self.operations = {key.encode(): item for key, item in OPERATIONS.items() if item.contract == self.contract}
         self._store = store
         self._methods = {item.name: unchecked(store, item.name) for item in self.operations.values()}
-        self._loop = asyncio.get_running_loop()
+        self._loop = Loop.running()
         self._in_loop = not getattr(store, "blocking", True)
         self._submit = getattr(store, "submit", None)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
@@ -175,7 +175,7 @@ class Backend:
             return None
         self._long[threads] += 1
         future = threads.submit(self._perform_in_thread, call)
-        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._ended, threads))
+        future.add_done_callback(lambda _: self._loop.post(self._ended, threads))
         return future
 
     def _ended(self, threads: ThreadPoolExecutor) -> None:
@@ -186,15 +186,15 @@ class Backend:
 
         def done(result: Any, cause: BaseException | None) -> None:
             if cause is None:
-                self._loop.call_soon_threadsafe(call.finish, encode_result(call.operation, result, call.sent), None)
+                self._loop.post(call.finish, encode_result(call.operation, result, call.sent), None)
             else:
-                self._loop.call_soon_threadsafe(call.finish, None, self._failure(call.operation, cause))
+                self._loop.post(call.finish, None, self._failure(call.operation, cause))
 
         return done
 
     def _perform_in_thread(self, call: Call) -> None:
         if not call.over:
-            self._loop.call_soon_threadsafe(call.finish, *self._perform(call))
+            self._loop.post(call.finish, *self._perform(call))
 
     def _perform(self, call: Call) -> tuple[Any, Error | None]:
         """Call the adapter; return its result, ready to be sent, or the error."""

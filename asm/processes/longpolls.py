@@ -9,6 +9,7 @@ from typing import Any
 
 from asm.core.errors import Error
 from asm.processes.calls import Call
+from asm.processes.loops import Loop
 
 __all__ = ["LongPoll", "LongPolls"]
 
@@ -18,12 +19,12 @@ class LongPolls:
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[LongPoll]] = defaultdict(set)
-        self._loop = asyncio.get_running_loop()
+        self._loop = Loop.running()
 
     def appended(self, session_id: str | None) -> None:
         """Learn, in any thread, that a session has new events; ``None`` means that any may have."""
         if session_id is None or session_id in self._waiting:
-            self._loop.call_soon_threadsafe(self._wake, session_id)
+            self._loop.post(self._wake, session_id)
 
     def interrupt(self, error: Error) -> None:
         """End all of them with this error."""

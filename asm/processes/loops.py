@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 __all__ = ["Loop", "Sender", "run"]
@@ -37,7 +38,35 @@ class Loop(asyncio.SelectorEventLoop):
         """Who has something to send in this turn. Whoever begins to have adds itself."""
         self.received = memoryview(bytearray(RECEIVE_BYTES))
         """Where every connection receives: what is there is taken in at once. A new buffer for each read costs more than it."""
+        self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_told = False
         super().__init__(_Selector(self))
+
+    @classmethod
+    def running(cls) -> Loop:
+        """Return the loop that runs, which must be of this kind."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, cls)
+        return loop
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have a function called soon, from any thread. Of many such calls only the first one wakes the loop.
+
+        :raises RuntimeError: when the loop is closed.
+        """
+        self._posted.append((function, args))
+        if not self._is_told:
+            self._is_told = True
+            self.call_soon_threadsafe(self._take_posted)
+
+    def _take_posted(self) -> None:
+        self._is_told = False  # first: what is posted from now on may come too late for this turn
+        while self._posted:
+            function, args = self._posted.popleft()
+            try:
+                function(*args)
+            except Exception as error:  # noqa: BLE001  # a defect, of which those behind it must not suffer
+                self.call_exception_handler({"message": f"{function!r} failed", "exception": error})
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -116,9 +116,7 @@ class Peer(asyncio.BufferedProtocol):
         self._outgoing: list[bytes] = []
         self._queued = 0
         self._transport: asyncio.Transport | None = None
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, Loop)
-        self._loop = loop
+        self._loop = Loop.running()
 
     # -- what the receiver calls
 
