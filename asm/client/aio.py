@@ -35,7 +35,7 @@ from asm.client.calling import (
 from asm.core.errors import Error
 from asm.operations import Operation
 from asm.wire.calls import decode_result
-from asm.wire.frames import FrameError, Splitter, frame
+from asm.wire.frames import FrameError, Splitter, frame, framed
 from asm.wire.messages import CANCEL, REFUSED, RESPONSE, Head, MessageError, Packer, decode_response, read_head, read_refusal
 from asm.wire.names import check_listener, check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
@@ -218,6 +218,11 @@ class _Pending:
         if self.changed is not None:
             self.changed.set()
 
+    def fail(self, error: Exception) -> None:
+        """Answer with an error. Whoever gave up in this very moment does not look at it, which asyncio would complain of."""
+        self.answer.set_exception(error)
+        self.answer.exception()
+
     async def change(self, seconds: float) -> None:
         """Wait for the next message.
 
@@ -366,7 +371,7 @@ class _Connection:
             while size > pending.window and not pending.answer.done():
                 await pending.change(seconds)
             pending.window -= size
-            self._send(frame(chunk(self._packer, msgid, piece)))
+            self._send(b"".join(framed(*chunk(self._packer, msgid, piece))))
             await _within(seconds, self._may_send.wait())
             if isinstance(piece, int):
                 return
@@ -416,7 +421,7 @@ class _Connection:
         try:  # what cannot be decoded ends the connection, and this call with it: so it still waits
             pending.answer.set_result(decode_response(body)[1])
         except Error as error:
-            pending.answer.set_exception(error)
+            pending.fail(error)
         del self._waiting[head.msgid]
         pending.notify()
 
@@ -473,7 +478,7 @@ class _Connection:
         waiting, self._waiting = self._waiting, {}
         for pending in waiting.values():
             if not pending.answer.done():
-                pending.answer.set_exception(error)
+                pending.fail(error)
             pending.notify()
         if self.is_open:
             self._loop.remove_reader(self._socket)

@@ -38,7 +38,7 @@ from asm.core.errors import Error
 from asm.operations import Operation
 from asm.ports import ArtifactStore, SessionStore
 from asm.wire.calls import decode_result
-from asm.wire.frames import FrameError, Splitter, frame
+from asm.wire.frames import FrameError, Splitter, frame, framed
 from asm.wire.messages import REFUSED, RESPONSE, MessageError, Packer, decode_response, read_head, read_refusal
 from asm.wire.names import check_listener, check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
@@ -241,7 +241,7 @@ class _Connection:
         self._msgid = (self._msgid + 1) & 0xFFFFFFFF
         request = call.frame(self._packer, self._msgid)
         self.settled, self._window, self._taken = False, WINDOW, 0
-        self._write(request, time.monotonic() + call.seconds)
+        self._write(time.monotonic() + call.seconds, request)
         return self._msgid
 
     def receive(self, msgid: int, seconds: float) -> Any:
@@ -276,7 +276,7 @@ class _Connection:
             except MessageError as error:
                 raise Broken(str(error)) from error
         self._window -= size
-        self._write(frame(chunk(self._packer, msgid, piece)), deadline)
+        self._write(deadline, *framed(*chunk(self._packer, msgid, piece)))
 
     def receive_piece(self, msgid: int, seconds: float) -> bytes | None:
         """Return the next bytes of a download; ``None`` when the response comes next."""
@@ -291,7 +291,7 @@ class _Connection:
             raise Broken(str(error)) from error
         self._taken += len(piece)
         if self._taken >= WINDOW // 4:
-            self._write(frame(more(self._packer, msgid, self._taken)), deadline)
+            self._write(deadline, frame(more(self._packer, msgid, self._taken)))
             self._taken = 0
         return piece
 
@@ -351,17 +351,21 @@ class _Connection:
             raise Broken(str(error)) from error
         return self._bodies.popleft()
 
-    def _write(self, data: bytes, deadline: float) -> None:
-        rest = memoryview(data)
+    def _write(self, deadline: float, *parts: bytes | memoryview) -> None:
+        sent = 0
         try:
-            while rest:  # not sendall, which would begin its time anew with each part that is taken
-                self._limit(socket.SO_SNDTIMEO, deadline)
-                rest = rest[self._socket.send(rest) :]
+            self._limit(socket.SO_SNDTIMEO, deadline)
+            sent = self._socket.sendmsg(parts)
+            if sent < sum(map(len, parts)):
+                rest = memoryview(b"".join(parts))[sent:]
+                while rest:  # not sendall, which would begin its time anew with each part that is taken
+                    self._limit(socket.SO_SNDTIMEO, deadline)
+                    rest = rest[self._socket.send(rest) :]
         except BlockingIOError:
             raise Late from None
         except BrokenPipeError as error:
             self._find_refusal()
-            raise (Stale if len(rest) == len(data) else Broken)(str(error)) from error
+            raise (Broken if sent else Stale)(str(error)) from error
         except OSError as error:
             raise Broken(str(error)) from error
 

@@ -80,7 +80,7 @@ def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
 
         def send(piece: bytes) -> None:
             peer.leave_turn(msgid)  # what goes on for long keeps nobody waiting
-            peer.send(streams.chunk(peer.packer, msgid, piece))
+            peer.send(*streams.chunk(peer.packer, msgid, piece))
 
         backend.send(call, send, peer.writable)
     else:

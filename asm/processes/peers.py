@@ -21,7 +21,7 @@ from asm.core.errors import Error
 from asm.processes.limits import RELAY, Load
 from asm.processes.loops import Loop
 from asm.wire.credentials import credentials
-from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter
+from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter, gathered
 from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head
 from asm.wire.streams import streamed
 
@@ -113,7 +113,7 @@ class Peer(asyncio.BufferedProtocol):
         self._when_writable: list[Callable[[], None]] = []
         self._reading = True
         self._writable = True
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[bytes | memoryview] = []
         self._queued = 0
         self._transport: asyncio.Transport | None = None
         self._loop = Loop.running()
@@ -164,22 +164,26 @@ class Peer(asyncio.BufferedProtocol):
         self.relay = True
         self._splitter.limit = MAX_FRAME
 
-    def send(self, *parts: bytes) -> None:
-        """Send one frame whose body is made of these parts. All frames of one turn of the loop are written at once."""
-        if not self.connected:
-            return
-        if not self._outgoing:
-            self._loop.unflushed.append(self)
+    def send(self, *parts: bytes | memoryview) -> int:
+        """Send one frame whose body is made of these parts. All frames of one turn of the loop are written at once.
+
+        :return: the size of the body.
+        """
         size = sum(map(len, parts))
-        self._outgoing.append(HEADER.pack(size))
-        self._outgoing.extend(parts)
-        self._queued += HEADER.size + size
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            outgoing = self._outgoing
+            if not outgoing:
+                self._loop.unflushed.append(self)
+            outgoing.append(HEADER.pack(size))
+            outgoing += parts
+            self._queued += HEADER.size + size
+        return size
 
     def answer(self, msgid: int, *parts: bytes) -> None:
         """Send the response to a call, which is then no longer in flight."""
         if msgid in self.calls:
-            self._answer_size = max(sum(map(len, parts)), self._answer_size * FORGETTING)
-            self.send(*parts)
+            self._answer_size = max(self.send(*parts), self._answer_size * FORGETTING)
             self._settle(msgid)
 
     def answer_result(self, msgid: int, result: Any) -> None:
@@ -239,10 +243,10 @@ class Peer(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Write what waits."""
         if self._outgoing and self._transport is not None:
-            data = b"".join(self._outgoing)
-            self._outgoing.clear()
-            self._queued = 0
-            self._transport.write(data)
+            parts = gathered(self._outgoing, self._queued)
+            self._outgoing, self._queued = [], 0
+            for part in parts:
+                self._transport.write(part)
             if not self._writable:
                 self._check_unread()
             self._go_on()
@@ -270,9 +274,9 @@ class Peer(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes."""
-        self.take_in(bytes(self._loop.received[:nbytes]))
+        self.take_in(self._loop.received[:nbytes])
 
-    def take_in(self, data: bytes) -> None:
+    def take_in(self, data: bytes | memoryview) -> None:
         """Pass on every message that is complete."""
         try:
             self._arrived.extend(self._splitter.feed(data))

@@ -33,7 +33,7 @@ class Upload:
     :param more: tells the other side that it may send so many bytes more; called in the loop.
     """
 
-    def __init__(self, more: Callable[[int], None]) -> None:
+    def __init__(self, more: Callable[[int], object]) -> None:
         self._more = more
         self._loop = asyncio.get_running_loop()
         self._arrived: queue.SimpleQueue[bytes | int | None] = queue.SimpleQueue()

@@ -11,15 +11,21 @@ This is what ``multiprocess.connection.Connection.send_bytes`` writes for bodies
 from __future__ import annotations
 
 import io
+import itertools
 import struct
+from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["MAX_FRAME", "FrameError", "Splitter", "frame"]
+__all__ = ["MAX_FRAME", "FrameError", "Splitter", "frame", "framed", "gathered"]
 
 HEADER: Final = struct.Struct("!i")
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """How many bytes the body of a frame may have, unless a setting says otherwise."""
+
+
+LARGE: Final = 64 * 1024
+"""From how many bytes on copying costs more than another system call."""
 
 
 class FrameError(ValueError):
@@ -29,6 +35,22 @@ class FrameError(ValueError):
 def frame(body: bytes) -> bytes:
     """Return the body with its length in front."""
     return HEADER.pack(len(body)) + body
+
+
+def framed(*parts: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of a body with its length in front."""
+    return HEADER.pack(sum(map(len, parts))), *parts
+
+
+def gathered(parts: list[bytes | memoryview], size: int) -> Iterable[bytes | memoryview]:
+    """Return the same bytes in few parts: small ones are put together, and large ones are not copied.
+
+    :param size: how many bytes there are in all.
+    """
+    if size < LARGE:
+        return (b"".join(parts),)
+    groups = itertools.groupby(parts, lambda part: len(part) >= LARGE)
+    return itertools.chain.from_iterable(group if is_large else (b"".join(group),) for is_large, group in groups)
 
 
 class Splitter:
@@ -46,8 +68,8 @@ class Splitter:
         self._missing = 0
         """… and how many bytes of it have not."""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take in what arrived; return the bodies that are complete.
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
+        """Take in what arrived; return the bodies that are complete. Each is copied once, and nothing of ``data`` is kept.
 
         :raises FrameError: at the first header that announces less than one byte or more than the limit.
         """
@@ -62,7 +84,7 @@ class Splitter:
             bodies.append(self._body.getvalue())
             self._body = io.BytesIO()
         elif self._header:
-            data, self._header = self._header + data, b""
+            data, self._header = self._header + bytes(data), b""
         end = len(data)
         while end - start >= HEADER.size:
             (size,) = HEADER.unpack_from(data, start)
@@ -72,9 +94,9 @@ class Splitter:
             if size > end - start:
                 self._missing = size - self._body.write(data[start:])
                 return bodies
-            bodies.append(data[start : start + size])
+            bodies.append(bytes(data[start : start + size]))
             start += size
-        self._header = data[start:]
+        self._header = bytes(data[start:])
         return bodies
 
     @property

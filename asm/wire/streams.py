@@ -41,9 +41,11 @@ def counted(pieces: Iterable[memoryview]) -> Iterator[memoryview | int]:
     yield total
 
 
-def chunk(packer: Packer, msgid: int, data: bytes | memoryview | int) -> bytes:
-    """Return the body that carries the next bytes of a stream, or their number at its end."""
-    return packer.stream(CHUNK, msgid, data)
+def chunk(packer: Packer, msgid: int, data: bytes | memoryview | int) -> tuple[bytes | memoryview, ...]:
+    """Return the body that carries the next bytes of a stream, or their number at its end: its parts, the bytes uncopied."""
+    if isinstance(data, int):
+        return (packer.stream(CHUNK, msgid, data),)
+    return Packer.stream_head(CHUNK, msgid) + _bin_head(len(data)), data
 
 
 def more(packer: Packer, msgid: int, size: int) -> bytes:
@@ -51,9 +53,9 @@ def more(packer: Packer, msgid: int, size: int) -> bytes:
     return packer.stream(MORE, msgid, size)
 
 
-def relayed(method: bytes, msgid: int, body: bytes, rest_at: int) -> tuple[bytes, bytes]:
+def relayed(method: bytes, msgid: int, body: bytes, rest_at: int) -> tuple[bytes, memoryview]:
     """Return the parts of a stream's message with another msgid; ``rest_at`` is where the rest begins in ``body``."""
-    return Packer.stream_head(method, msgid), body[rest_at:]
+    return Packer.stream_head(method, msgid), memoryview(body)[rest_at:]
 
 
 def streamed(body: bytes, params_at: int) -> tuple[int, int]:
@@ -74,7 +76,25 @@ def read_stream(body: bytes, rest_at: int) -> Any:
 
     :raises MessageError: when it is neither.
     """
-    rest = decode_checked(body, rest_at)
+    rest = _read_bin(body, rest_at)
+    if rest is None:
+        rest = decode_checked(body, rest_at)
     if isinstance(rest, bytes) or (type(rest) is int and rest >= 0):
         return rest
     raise MessageError("a stream carries bytes, or lets a number of them come")
+
+
+def _bin_head(size: int) -> bytes:
+    """Return what stands before so many bytes in MessagePack."""
+    return b"\xc4" + bytes((size,)) if size < 0x100 else b"\xc6" + size.to_bytes(4, "big")
+
+
+def _read_bin(body: bytes, at: int) -> bytes | None:
+    """Return the bytes that begin at a place in a message and go to its end; ``None`` when it is something else.
+
+    A large chunk is nothing but bytes. Reading it so spares it two copies.
+    """
+    start = at + 5
+    if body[at : at + 1] == b"\xc6" and int.from_bytes(body[at + 1 : start], "big") == len(body) - start:
+        return body[start:]
+    return None
