@@ -161,7 +161,9 @@ class AsyncClient(AsyncStore):
             reader = AsyncReader(first, pieces)
             return reader if operation.result is BinaryIO else await reader.read()
         try:
-            connection = await self._connected(call.seconds)
+            connection = self._connection
+            if connection is None or not connection.is_open or not connection.usable():
+                connection = await self._connected(call.seconds)
             result = await connection.exchange(call)
         except Late:
             raise timed_out(self.name, operation, call.seconds) from None
@@ -214,6 +216,11 @@ class _Pending:
         self.pieces: deque[bytes] = deque()
         self.window = WINDOW
 
+    def expire(self) -> None:
+        """Let the time of the call be up."""
+        if not self.answer.done():
+            self.fail(Late())
+
     def notify(self) -> None:
         if self.changed is not None:
             self.changed.set()
@@ -251,6 +258,7 @@ class _Connection:
         self._lost: Broken | Error | None = None
         self._packer = Packer()
         self._splitter = Splitter()
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._msgid = 0
         self._waiting: dict[int, _Pending] = {}
         self._streams = asyncio.Semaphore(STREAMS)
@@ -280,7 +288,8 @@ class _Connection:
         :raises Late, Broken: why there is no answer.
         """
         if call.pieces is None:
-            return await self._exchange(call)
+            msgid, pending = self._begin(call) if self._may_send.is_set() else await self._begin_late(call)
+            return await self._answer(msgid, pending, call.seconds)
         await _within(call.seconds, self._streams.acquire())
         try:
             return await self._exchange(call)
@@ -314,16 +323,31 @@ class _Connection:
     # -- inside
 
     async def _exchange(self, call: Outgoing) -> Any:
-        msgid, pending = await self._begin(call)
+        """Make a call whose data comes in pieces."""
+        assert call.pieces is not None
+        msgid, pending = await self._begin_late(call)
         try:
-            if call.pieces is not None:
-                await self._upload(call.pieces, msgid, pending, call.seconds)
-            return await _within(call.seconds, pending.answer)
+            await self._upload(call.pieces, msgid, pending, call.seconds)
+        except BaseException:
+            self._end(msgid)
+            raise
+        return await self._answer(msgid, pending, call.seconds)
+
+    async def _answer(self, msgid: int, pending: _Pending, seconds: float) -> Any:
+        """Wait for the answer to a call.
+
+        :raises Late: when there is none within so many seconds.
+        """
+        # A timer of our own instead of asyncio.timeout, which would be a quarter of what a call costs here.
+        timer = self._loop.call_later(seconds, pending.expire)
+        try:
+            return await pending.answer
         finally:
+            timer.cancel()
             self._end(msgid)
 
     async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
-        msgid, pending = await self._begin(call)
+        msgid, pending = await self._begin_late(call)
         pending.changed = asyncio.Event()
         taken = received = 0
         try:
@@ -343,10 +367,14 @@ class _Connection:
         finally:
             self._end(msgid)
 
-    async def _begin(self, call: Outgoing) -> tuple[int, _Pending]:
-        """Send the request of a call."""
+    async def _begin_late(self, call: Outgoing) -> tuple[int, _Pending]:
+        """Send the request of a call, once the other side takes it."""
         if not self._may_send.is_set():
             await _within(call.seconds, self._may_send.wait())
+        return self._begin(call)
+
+    def _begin(self, call: Outgoing) -> tuple[int, _Pending]:
+        """Send the request of a call."""
         if self._lost is not None:
             raise self._lost
         self._msgid = (self._msgid + 1) & 0xFFFFFFFF
@@ -395,10 +423,10 @@ class _Connection:
     def _readable(self) -> None:
         """Take what arrived."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
-            if not data:
+            size = self._socket.recv_into(self._received)
+            if not size:
                 raise ConnectionResetError("the store closed the connection")
-            for body in self._splitter.feed(data):
+            for body in self._splitter.feed(self._received[:size]):
                 self._take(body)
         except BlockingIOError:
             return

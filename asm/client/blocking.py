@@ -39,7 +39,7 @@ from asm.operations import Operation
 from asm.ports import ArtifactStore, SessionStore
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame, framed
-from asm.wire.messages import REFUSED, RESPONSE, MessageError, Packer, decode_response, read_head, read_refusal
+from asm.wire.messages import REFUSED, MessageError, Packer, decode_response, is_response, read_head, read_refusal
 from asm.wire.names import check_listener, check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
@@ -253,7 +253,7 @@ class _Connection:
         while True:
             body = self._read(deadline)
             try:
-                if read_head(body).kind == RESPONSE:
+                if is_response(body):
                     return self._settle(msgid, body)
                 self._window += self._carried(msgid, body, MORE, 0)
             except MessageError as error:
@@ -269,7 +269,7 @@ class _Connection:
         while size > self._window or self._arrived():
             body = self._read(deadline)
             try:
-                if read_head(body).kind == RESPONSE:
+                if is_response(body):
                     self._settle(msgid, body)
                     raise MessageError("the call was answered before its data had ended")
                 self._window += self._carried(msgid, body, MORE, 0)
@@ -283,7 +283,7 @@ class _Connection:
         deadline = time.monotonic() + seconds
         body = self._read(deadline)
         try:
-            if read_head(body).kind == RESPONSE:
+            if is_response(body):
                 self._bodies.appendleft(body)
                 return None
             piece: bytes = self._carried(msgid, body, CHUNK, b"")

@@ -36,6 +36,9 @@ __all__ = [
     "utc_time",
 ]
 
+EMPTY: Final = FrozenMap()
+"""The map without anything in it. It never changes, so one is enough."""
+
 MAX_JSON_DEPTH: Final = 64
 """How deep maps and lists may nest in a free-form map."""
 
@@ -83,6 +86,8 @@ def text(value: Any, where: str) -> str:
 
 def identifier(value: Any, where: str) -> str:
     """Accept non-empty text that names something: an id, an agent."""
+    if type(value) is str and value and value.isascii() and "\0" not in value:  # what nearly all of it is
+        return value
     if value is None or value == "":
         refuse(where, "is required and must not be empty")
     return text(value, where)
@@ -174,13 +179,12 @@ def json_map(value: Any, where: str) -> FrozenMap:
         return value
     if not is_map(value):
         refuse(where, f"must be a map, not {kind(value)}")
-    frozen: FrozenMap = _frozen(value, where, MAX_JSON_DEPTH)
-    return frozen
+    return _frozen_map(value, where, MAX_JSON_DEPTH)
 
 
 def json_map_or_empty(value: Any, where: str) -> FrozenMap:
     """Accept a map as :func:`json_map` has it; ``None`` is an empty one."""
-    return FrozenMap() if value is None else json_map(value, where)
+    return EMPTY if value is None else json_map(value, where)
 
 
 def tags(value: Any, where: str) -> FrozenList:
@@ -227,8 +231,15 @@ def _frozen(value: Any, where: str, depth: int) -> Any:
             refuse(where[:200], f"nests deeper than {MAX_JSON_DEPTH} levels")
         if isinstance(value, list):
             return FrozenList(_frozen(item, f"{where}[{index}]", depth - 1) for index, item in enumerate(value))
-        return FrozenMap({_json_key(key, where): _frozen(item, f"{where}.{key}", depth - 1) for key, item in value.items()})
+        return _frozen_map(value, where, depth)
     return _json_scalar(value, where)
+
+
+def _frozen_map(value: Mapping[Any, Any], where: str, depth: int) -> FrozenMap:
+    """Check a map and freeze it."""
+    if not value:
+        return EMPTY
+    return FrozenMap({_json_key(key, where): _frozen(item, f"{where}.{key}", depth - 1) for key, item in value.items()})
 
 
 def _json_key(key: Any, where: str) -> str:

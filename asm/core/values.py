@@ -122,8 +122,11 @@ class _Field(NamedTuple):
     where: str
     """What messages call it."""
     check: checks.Check
-    default: Callable[[], Any] | None
-    """What it holds when it is not given, in its normal form; ``None`` for one that must be given."""
+    required: bool
+    default: Any
+    """What it holds when it is not given, in its normal form …"""
+    factory: Callable[[], Any] | None
+    """… or what makes that."""
 
 
 _set: Final = object.__setattr__
@@ -147,7 +150,7 @@ class Value:
 
         :raises Error: ``validation_error``, ``invalid_status`` or ``invalid_event_type``, naming the field.
         """
-        for name, where, check, _default in self._fields:
+        for name, where, check, *_default in self._fields:
             _set(self, name, check(getattr(self, name), where))
 
     def to_map(self) -> dict[str, Any]:
@@ -174,14 +177,14 @@ class Value:
         # Not by the constructor: every event that travels is built here, and this takes half the time.
         value = object.__new__(cls)
         known = 0
-        for name, where, check, default in cls._fields:
+        for name, where, check, required, default, factory in cls._fields:
             if name in fields:
                 known += 1
                 _set(value, name, check(fields[name], where))
-            elif default is not None:
-                _set(value, name, default())
+            elif not required:
+                _set(value, name, default if factory is None else factory())
             else:
-                missing = [field.name for field in cls._fields if field.default is None and field.name not in fields]
+                missing = [field.name for field in cls._fields if field.required and field.name not in fields]
                 raise Error("validation_error", f"{cls.__name__} lacks {', '.join(missing)}", details={"missing": missing})
         if known < len(fields):
             unknown = sorted(repr(name) for name in fields if name not in cls._names)
@@ -202,7 +205,7 @@ def _value(cls: type[R]) -> type[R]:
     hints = get_type_hints(cls, include_extras=True)
     fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]  # every caller is a dataclass
     cls._fields = tuple(  # type: ignore[attr-defined]
-        _Field(item.name, f"{cls.__name__}.{item.name}", hints[item.name].__metadata__[0], _default(item)) for item in fields
+        _Field(item.name, f"{cls.__name__}.{item.name}", hints[item.name].__metadata__[0], *_default(item)) for item in fields
     )
     cls._names = tuple(item.name for item in fields)  # type: ignore[attr-defined]
     cls._get = staticmethod(operator.attrgetter(*cls._names))  # type: ignore[attr-defined]
@@ -210,10 +213,11 @@ def _value(cls: type[R]) -> type[R]:
     return cls
 
 
-def _default(item: dataclasses.Field[Any]) -> Callable[[], Any] | None:
+def _default(item: dataclasses.Field[Any]) -> tuple[bool, Any, Callable[[], Any] | None]:
+    """Return whether a field is required, its default, and what makes that."""
     if item.default_factory is not dataclasses.MISSING:
-        return item.default_factory
-    return None if item.default is dataclasses.MISSING else lambda: item.default
+        return False, None, item.default_factory
+    return item.default is dataclasses.MISSING, item.default, None
 
 
 @_value

@@ -30,7 +30,7 @@ from asm.processes.limits import Limits, Load
 from asm.processes.logs import LogStyle
 from asm.processes.peers import Peer
 from asm.processes.server import Lifeline
-from asm.processes.turns import Turns, may_wait
+from asm.processes.turns import LONG_POLL, Turns, may_wait
 from asm.processes.worker import open_store
 from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import (
@@ -184,7 +184,7 @@ class _Forwarded:
         self.client = client
         self.msgid = head.msgid
         self.method = head.method
-        self.waits = may_wait(head, body)
+        self.waits = head.method == LONG_POLL and may_wait(body)
 
     def cancel(self) -> None:
         self.link.cancel(self.own_msgid)
@@ -262,7 +262,7 @@ class Link:
         elif len(body) - head.method_at > MAX_FRAME - HEAD_BYTES:
             problem = f"a message of {len(body)} bytes cannot be passed on; at most {MAX_FRAME - HEAD_BYTES} can"
             client.answer_error(head.msgid, Error("validation_error", problem, details={"byte_size": len(body)}))
-        elif peer.unsent > MAX_UNSENT:
+        elif not peer.is_writable and peer.unsent > MAX_UNSENT:
             client.answer_error(head.msgid, self._away("overloaded", "does not keep up", head.method))
         else:
             msgid = self._next_msgid()

@@ -62,6 +62,9 @@ class Load:
         self.peers = 0
         self.calls = 0
         self.bytes = 0
+        self.few_calls = min(limits.calls_in_flight, limits.total_calls_in_flight)
+        self.few_bytes = min(limits.bytes_in_flight, limits.total_bytes_in_flight)
+        """With fewer calls and bytes in flight in all, no connection has too many."""
         self.slow: set[Peer] = set()
         """Those that do not take their answers."""
         self._begun: dict[Peer, int] = {}

@@ -112,7 +112,9 @@ class Peer(asyncio.BufferedProtocol):
         self._when_ready: list[Callable[[Peer], None]] = []
         self._when_writable: list[Callable[[], None]] = []
         self._reading = True
-        self._writable = True
+        self.is_writable = True
+        """Whether the other side takes its answers as fast as they come."""
+        self._closing = False
         self._outgoing: list[bytes | memoryview] = []
         self._queued = 0
         self._transport: asyncio.Transport | None = None
@@ -132,15 +134,17 @@ class Peer(asyncio.BufferedProtocol):
 
     def writable(self, go_on: Callable[[], None]) -> bool:
         """Whether what is sent now is taken soon. If not, ``go_on`` is called once it is."""
-        if not self._writable:
+        if not self.is_writable:
             self._when_writable.append(go_on)
-        return self._writable
+        return self.is_writable
 
     def ready(self) -> bool:
         """Whether the answer to one more call would soon be taken, if it is as large as the latest were."""
-        foreseen = self.unsent + len(self.turns) * self._answer_size
         limit = RELAY_AHEAD * ANSWERS_AHEAD if self.relay else ANSWERS_AHEAD
-        return foreseen < limit or (self._writable and not self.turns and not self._queued)
+        foreseen = self._queued + len(self.turns) * self._answer_size
+        if not self.is_writable:  # then what the transport holds is not little
+            foreseen = self.unsent + len(self.turns) * self._answer_size
+        return foreseen < limit or (self.is_writable and not self.turns and not self._queued)
 
     def when_ready(self, go_on: Callable[[Peer], None]) -> None:
         """Call ``go_on`` once this peer is ready for more, or is gone."""
@@ -247,18 +251,21 @@ class Peer(asyncio.BufferedProtocol):
             self._outgoing, self._queued = [], 0
             for part in parts:
                 self._transport.write(part)
-            if not self._writable:
+            if not self.is_writable:
                 self._check_unread()
-            self._go_on()
+            if self._when_ready:
+                self._go_on()
 
     def close(self) -> None:
         """Write what waits, then close."""
         self.flush()
+        self._closing = True
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
+        self._closing = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -283,7 +290,7 @@ class Peer(asyncio.BufferedProtocol):
         except FrameError as error:
             self.refuse(str(error))
             return
-        if self._begun or self._splitter.held:
+        if self._begun or self._splitter.missing:
             self._note_begun()
         self._take_some()
 
@@ -308,13 +315,13 @@ class Peer(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Read no more requests from a peer that does not take its answers."""
-        self._writable = False
+        self.is_writable = False
         self._load.slow.add(self)
         self._balance()
 
     def resume_writing(self) -> None:
         """Read on."""
-        self._writable = True
+        self.is_writable = True
         self._load.slow.discard(self)
         self._balance()
         waiting, self._when_writable = self._when_writable, []
@@ -329,7 +336,7 @@ class Peer(asyncio.BufferedProtocol):
         receiver, arrived = self._receiver, self._arrived
         try:
             for _ in range(min(len(arrived), BATCH)):
-                if not self.connected:
+                if self._transport is None or self._closing:
                     return
                 body = arrived.popleft()
                 head = read_head(body)
@@ -344,13 +351,16 @@ class Peer(asyncio.BufferedProtocol):
             return
         if arrived:
             self._loop.call_soon(self._take_some)
-        self._balance()
+        if arrived or not self._reading:
+            self._balance()
 
     def _take_request(self, head: Head, body: bytes) -> None:
         if head.msgid in self.calls:
             raise MessageError(f"the msgid {head.msgid} is in flight already")
         load = self._load
-        if error := load.refusal(len(self.calls), self._bytes_in_flight, relay=self.relay):
+        if (load.calls >= load.few_calls or load.bytes >= load.few_bytes) and (
+            error := load.refusal(len(self.calls), self._bytes_in_flight, relay=self.relay)
+        ):
             self.send(self.packer.error(head.msgid, error))
             return
         load.calls += 1
@@ -400,7 +410,7 @@ class Peer(asyncio.BufferedProtocol):
     def _balance(self) -> None:
         """Read exactly while what was read is passed on and the peer takes its answers."""
         # Behind a relay others wait, and windows bound what it does not take.
-        wanted = (self._writable or self.relay) and not self._arrived
+        wanted = (self.is_writable or self.relay) and not self._arrived
         if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

@@ -180,6 +180,7 @@ class Server:
         self._service: Service | None = None
         self._drain_seconds = DRAIN_SECONDS
         self._stopping = asyncio.Event()
+        self._draining = False
         self._settled = asyncio.Event()
 
     async def serve(self, start: Callable[[], Coroutine[Any, Any, Service]]) -> None:
@@ -234,7 +235,8 @@ class Server:
 
     def settled(self, peer: Peer) -> None:
         """Note that there may be nothing left to wait for."""
-        self._settled.set()
+        if self._draining:
+            self._settled.set()
 
     def lost(self, peer: Peer) -> None:
         """Forget the connection."""
@@ -298,6 +300,7 @@ class Server:
     async def _drain(self) -> None:
         """Let the calls in flight finish; end those that would not."""
         assert self._service is not None
+        self._draining = True
         self._service.interrupt(self._shutting_down("get_events"))
         try:
             async with asyncio.timeout(self._drain_seconds):

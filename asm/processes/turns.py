@@ -20,17 +20,20 @@ from asm.processes.limits import overloaded
 from asm.processes.peers import Peer
 from asm.wire.messages import Head, MessageError, decode_params
 
-__all__ = ["ROOM", "Turns", "may_wait"]
+__all__ = ["LONG_POLL", "ROOM", "Turns", "may_wait"]
 
 ROOM: Final = 256
 """How many calls may be at work in a store. More would make none of them faster, and each of them later."""
 
+LONG_POLL: Final = b"get_events"
+"""The operation that may wait."""
+
 Begin = Callable[[Peer, Head, bytes], None]
 
 
-def may_wait(head: Head, body: bytes) -> bool:
-    """Whether a call may be a long-poll, as far as can be seen without decoding it."""
-    return head.method == b"get_events" and b"wait_timeout_ms" in body and b"wait_timeout_ms\xc0" not in body
+def may_wait(body: bytes) -> bool:
+    """Whether a call of :data:`LONG_POLL` may be one that waits, as far as can be seen without decoding it."""
+    return b"wait_timeout_ms" in body and b"wait_timeout_ms\xc0" not in body
 
 
 class _Waiting:
@@ -69,7 +72,7 @@ class Turns:
 
     def call(self, peer: Peer, head: Head, body: bytes) -> None:
         """Begin a call now, or in its turn."""
-        if may_wait(head, body):
+        if head.method == LONG_POLL and may_wait(body):
             self._begin(peer, head, body)
         elif head.method == b"put" and _is_upload(head, body):
             if peer.may_upload(head.msgid):

@@ -65,7 +65,7 @@ class Splitter:
         """What has arrived of a header that was cut."""
         self._body = io.BytesIO()
         """What has arrived of a body that was cut …"""
-        self._missing = 0
+        self.missing = 0
         """… and how many bytes of it have not."""
 
     def feed(self, data: bytes | memoryview) -> list[bytes]:
@@ -75,11 +75,11 @@ class Splitter:
         """
         bodies: list[bytes] = []
         start = 0
-        if self._missing:
-            start = min(self._missing, len(data))
+        if self.missing:
+            start = min(self.missing, len(data))
             self._body.write(data[:start] if start < len(data) else data)
-            self._missing -= start
-            if self._missing:
+            self.missing -= start
+            if self.missing:
                 return bodies
             bodies.append(self._body.getvalue())
             self._body = io.BytesIO()
@@ -92,7 +92,7 @@ class Splitter:
                 raise FrameError(f"a frame of {size} bytes was announced; 1 to {self.limit} are allowed")
             start += HEADER.size
             if size > end - start:
-                self._missing = size - self._body.write(data[start:])
+                self.missing = size - self._body.write(data[start:])
                 return bodies
             bodies.append(bytes(data[start : start + size]))
             start += size
@@ -102,9 +102,4 @@ class Splitter:
     @property
     def held(self) -> int:
         """How many bytes of a body that has not arrived in full are held here."""
-        return self._body.tell() if self._missing else 0
-
-    @property
-    def missing(self) -> int:
-        """How many bytes are needed at least before the next body can be complete."""
-        return self._missing or HEADER.size - len(self._header)
+        return self._body.tell() if self.missing else 0

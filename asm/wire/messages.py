@@ -36,6 +36,7 @@ __all__ = [
     "decode_checked",
     "decode_params",
     "decode_response",
+    "is_response",
     "read_head",
     "read_refusal",
     "read_uint",
@@ -99,6 +100,11 @@ def read_head(body: bytes) -> Head:
         return Head(kind, msgid, method, at, params_at)
     except (IndexError, KeyError, struct.error) as error:
         raise MessageError("the message ends within its head, or is none") from error
+
+
+def is_response(body: bytes) -> bool:
+    """Tell whether a message is a response, if it is a message at all."""
+    return body[:2] == b"\x94\x01"
 
 
 def request_head(msgid: int) -> bytes:
