@@ -132,13 +132,15 @@ class Writer:
     def _commit(self, group: Sequence[_Pending]) -> None:
         """Commit a group, in parts if it must be, and answer every write of it."""
         patience = Patience(min(item.since for item in group) + self._database.patience)
+        again = False
         while True:
             committing = False
             try:
                 with self._database.transaction() as connection:
-                    results = perform(connection, [item.write for item in group])
+                    results = perform(connection, [item.write for item in group], again=again)
                     committing = True
             except Exception as error:  # noqa: BLE001  # whoever waits is told of anything, and the thread lives on
+                again = True
                 trouble = self._database.trouble(error)
                 if committing and trouble is Trouble.LOST:
                     group = self._settle(group, error)

@@ -1,8 +1,10 @@
 """What is written, as data, and how many writes become few statements.
 
-Writes that are committed together are performed as one set: the ids of all their events are looked up with one query, the
-counters of all their sessions move on with one statement, and all new rows of a table go in with one. The outcome is that
-of performing them one after the other, in their order.
+Writes that are committed together are performed as one set: the counters of all their sessions move on with one statement, and
+all new rows of a table go in with one. The outcome is that of performing them one after the other, in their order.
+
+Hardly any event is stored already, so at first that is not looked up. If one is, its primary key refuses it, and with it the
+whole transaction, which is then made again with a query for the ids of all its events.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ IDS: Final = 500
 
 CHANNEL: Final = "asm_events"
 """Where PostgreSQL tells of appends."""
+
+INSERT_EVENTS: Final = insert(events)
 
 PAYLOAD: Final = 7900
 """The most bytes of a session's id that a notification carries. PostgreSQL's limit is just below 8,000."""
@@ -71,15 +75,18 @@ WRITES: Final[dict[str, Callable[..., Write]]] = {
 """The operations that write, as what they write."""
 
 
-def perform(connection: Connection, writes: Sequence[Write]) -> list[Any]:
+def perform(connection: Connection, writes: Sequence[Write], *, again: bool = False) -> list[Any]:
     """Perform writes that either all delete or all store; return the result of each.
 
     Rows are locked in the order that :mod:`asm.adapters.sql.postgres` explains.
+
+    :param again: some of their events may be stored already.
+    :raises IntegrityError: when one is all the same.
     """
     if writes[0].deleted is not None:
         _delete(connection, sorted({str(write.deleted) for write in writes}))
         return [None] * len(writes)
-    stored = _append(connection, [event for write in writes for event in write.events])
+    stored = _append(connection, [event for write in writes for event in write.events], again=again)
     _save(connection, sessions, [write.session for write in writes if write.session is not None])
     _save(connection, runs, [write.run for write in writes if write.run is not None])
     return [write.answer([stored[event.id] for event in write.events]) for write in writes]
@@ -98,18 +105,24 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
         connection.execute(delete(key.table).where(key == bindparam("owner")), owned)
 
 
-def _append(connection: Connection, appended: Sequence[Event]) -> dict[str, Event]:
+def _append(connection: Connection, appended: Sequence[Event], *, again: bool) -> dict[str, Event]:
     """Store the new ones of the events; return each event as it is stored, by id."""
-    stored: dict[str, Event] = {}
-    ids = list(dict.fromkeys(event.id for event in appended))
-    for start in range(0, len(ids), IDS):
-        query = select(events).where(among(events.c.id, ids[start : start + IDS]))
-        stored |= {event.id: event for event in values(connection, Event, query)}
+    stored = _stored(connection, [event.id for event in appended]) if again else {}
     new = numbered(appended, stored, lambda needs: _reserve(connection, needs))
     if new:
-        connection.execute(insert(events), [_row(event) for event in new.values()])
+        connection.execute(INSERT_EVENTS, [_row(event) for event in new.values()])
         _notify(connection, {event.session_id for event in new.values()})
     return stored | new
+
+
+def _stored(connection: Connection, ids: Iterable[str]) -> dict[str, Event]:
+    """Return the events with these ids that are stored, by id."""
+    stored: dict[str, Event] = {}
+    wanted = list(dict.fromkeys(ids))
+    for start in range(0, len(wanted), IDS):
+        query = select(events).where(among(events.c.id, wanted[start : start + IDS]))
+        stored |= {event.id: event for event in values(connection, Event, query)}
+    return stored
 
 
 def _reserve(connection: Connection, needs: Mapping[str, int]) -> dict[str, int]:

@@ -118,7 +118,9 @@ def test_several_filters_still_use_an_index(plans, call):
 
 def test_writes_look_up_by_index(plans):
     def write(s):
-        s.append_events([event("ses 0"), event("ses 1")])
+        given = [event("ses 0"), event("ses 1")]
+        for _ in range(2):  # the second time it is looked up whether they are stored
+            s.append_events(given)
         s.save_run(run("ses 0"))
         s.delete_session("ses 1")
 
