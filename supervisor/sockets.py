@@ -246,6 +246,9 @@ def _started(pid: int) -> int | None:
 
 def _remove_stale(path: Path, left_behind: int | None) -> None:
     """Remove a socket that a killed process left at ``path``, and nothing else."""
+    deadline = time.monotonic() + ORPHAN_PATIENCE
+    if left_behind is not None:
+        _see_off(path, left_behind)
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -254,14 +257,34 @@ def _remove_stale(path: Path, left_behind: int | None) -> None:
         raise ListenError(path, "there is something that is not a socket")
     if found.st_uid != os.geteuid():
         raise ListenError(path, f"there is a socket of another user, uid {found.st_uid}")
-    if not _outlast(path, ORPHAN_PATIENCE):
-        if left_behind is not None:
-            logger.warning("%s: process %d outlived its parent; killed", path, left_behind, extra={"pid": left_behind})
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(left_behind, signal.SIGKILL)
-        if left_behind is None or not _outlast(path, KILL_PATIENCE):
-            logger.warning("%s: somebody whom a killed process left behind still listens; the name is taken all the same", path)
+    if not _outlast(path, max(deadline - time.monotonic(), KILL_PATIENCE)):
+        logger.warning("%s: somebody whom a killed process left behind still listens; the name is taken all the same", path)
     path.unlink()
+
+
+def _see_off(path: Path, pid: int) -> None:
+    """Wait until the process is gone that a killed one had handed its socket to; kill it if it stays.
+
+    That nobody listens any more is not enough: a process that finishes what it is doing closes its socket first.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not _is_readable(pidfd, ORPHAN_PATIENCE):
+            logger.warning("%s: process %d outlived its parent; killed", path, pid, extra={"pid": pid})
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _is_readable(pidfd, KILL_PATIENCE)
+    finally:
+        os.close(pidfd)
+
+
+def _is_readable(fd: int, patience: float) -> bool:
+    """Wait until a descriptor is readable, for so many seconds at the most; return whether it is."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(patience * 1000))
 
 
 def _outlast(path: Path, patience: float) -> bool:
