@@ -1,4 +1,4 @@
-"""Servers of the tests' own, PostgreSQL and S3, each started when a test first asks for one."""
+"""The options of campaigns, and servers of the tests' own, PostgreSQL and S3, each started when a test first asks for one."""
 
 import functools
 import importlib.util
@@ -23,6 +23,9 @@ from asm.adapters.sql.schema import migrate
 hypothesis.settings.register_profile("asm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("asm")
 
+CAMPAIGN_SECONDS = 2 * 3600
+"""How long a test may take with ``--campaign``."""
+
 PATIENCE = "60"
 PASSWORD = "a/secret:word@x"
 SETTINGS = {
@@ -30,6 +33,20 @@ SETTINGS = {
     "listen_addresses": "''",
     "deadlock_timeout": "50ms",
 }
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("campaigns", "campaigns: tests that are short by default, and depend on chance")
+    group.addoption("--campaign", action="store_true", help="run them long")
+    group.addoption("--seed", type=int, help="repeat the run that printed this seed")
+    group.addoption("--kills", type=int, help="how often test_chaos.py strikes (default: 12; 1000 with --campaign)")
+    group.addoption("--duration", type=float, help="for how many seconds it does so at the most")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--campaign"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(CAMPAIGN_SECONDS))
 
 
 class Server:

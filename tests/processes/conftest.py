@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import random
 import shutil
 import signal
 import subprocess
@@ -165,6 +166,27 @@ class Tree:
         self.wait()
         self.process.stdout.close()
         self.process.stderr.close()
+
+
+@pytest.fixture
+def campaign(request):
+    """Whether tests that are short by default run long."""
+    return request.config.getoption("--campaign")
+
+
+@pytest.fixture
+def seed(request):
+    """What everything follows from that depends on chance in a test; to be repeated with ``--seed``."""
+    given = request.config.getoption("--seed")
+    number = random.randrange(2**32) if given is None else given
+    print(f"seed {number}")
+    return number
+
+
+@pytest.fixture
+def chance(seed):
+    """What decides whatever depends on chance."""
+    return random.Random(seed)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Short in the default run. With ``--campaign`` the figures are those of :data:`LO
 import contextlib
 import json
 import os
-import random
 import resource
 import socket
 import struct
@@ -67,15 +66,8 @@ LONG = Scale(frames=10_000, half_frames=200, greedy=20, flood=20, connects=3000,
 
 
 @pytest.fixture
-def scale(request):
-    return LONG if request.config.getoption("--campaign", default=False) else SHORT
-
-
-@pytest.fixture
-def chance(request):
-    seed = request.config.getoption("--seed", default=None) or random.randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
+def scale(campaign):
+    return LONG if campaign else SHORT
 
 
 @pytest.fixture(autouse=True)
