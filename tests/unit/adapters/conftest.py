@@ -1,10 +1,13 @@
-"""Programs in processes of their own, for what several processes do to one store."""
+"""Programs in processes of their own, for what several processes do to one store; and models that stores are compared with."""
 
+import random
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from hypothesis import Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 PROLOGUE = """
 import sys
@@ -51,3 +54,27 @@ def start():
     for program in programs:
         program.process.kill()
         program.process.communicate()
+
+
+@pytest.fixture
+def explore(request):
+    """A function that lets a state machine loose: the same way every time; with ``--campaign`` another way, and for longer."""
+    campaign = request.config.getoption("--campaign", default=False)
+    given = request.config.getoption("--seed", default=None)
+
+    def run(machine, *, examples, steps):
+        chosen = settings(
+            max_examples=50 * examples if campaign else examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            derandomize=not campaign,
+            phases=[Phase.generate],  # making a failure smaller takes longer than a test may
+        )
+        if campaign or given is not None:
+            number = random.randrange(2**32) if given is None else given
+            print(f"seed {number}")
+            machine = seed(number)(machine)
+        run_state_machine_as_test(machine, settings=chosen)
+
+    return run
