@@ -33,6 +33,7 @@ from asm.client.calling import (
     outgoing,
     proxies,
     timed_out,
+    whole,
 )
 from asm.core.errors import Error
 from asm.operations import Operation
@@ -123,7 +124,7 @@ class Client(SessionStore, ArtifactStore):
             pieces = self._download(call)
             first = next(pieces)  # an artifact that is not there is told now, and not while reading
             if operation.result is bytes:
-                return b"".join([first, *pieces])
+                return whole(first, pieces)
             return io.BufferedReader(_Reader(first, pieces), PIECE)
         return decode_result(operation, self._exchange(call), arguments)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ __all__ = [
     "outgoing",
     "proxies",
     "timed_out",
+    "whole",
 ]
 
 C = TypeVar("C", bound=type)
@@ -154,6 +156,16 @@ def last_piece(result: Any, received: int) -> bytes:
                 raise Error("storage_read_failed", f"{received} of {total} bytes arrived", details=details)
             return last
     raise Broken("the response to a download must carry its last bytes and its size")
+
+
+def whole(first: bytes, pieces: Iterable[bytes]) -> bytes:
+    """Put the pieces of a download together, as they come: a list of them would take the same memory once more."""
+    second = next(pieces := iter(pieces), None)
+    if second is None:
+        return first
+    buffer = io.BytesIO()
+    buffer.writelines(chain((first, second), pieces))
+    return buffer.getvalue()
 
 
 def not_reachable(name: str, path: str, cause: OSError) -> Error:
