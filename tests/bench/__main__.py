@@ -1,6 +1,6 @@
 """The benchmarks: ours beside what others reach, in one run, because only the ratio says anything on a noisy machine.
 
-    python tests/bench [CASE ...] [--rounds 3] [--size quick] [--peers-python PATH] [--json PATH] [--growth]
+    python tests/bench [CASE ...] [--rounds 3] [--size quick] [--peers-python PATH] [--json PATH] [--growth] [--steps]
 
 Each round measures the anchor and ours one after the other; the figures are medians of the rounds, and a ratio is the median
 of the rounds' ratios. Other stores and supervisors are measured when they are installed: those for Python in an environment
@@ -22,6 +22,8 @@ from pathlib import Path
 from cases import CASES
 from growth import GROWTHS, grow
 from measuring import SIZES, Bench
+from steps import HEAD as STEPS_HEAD
+from steps import TREE_HEAD, alone, in_a_tree
 from table import HEAD, render, results
 
 import asm
@@ -39,6 +41,8 @@ def main(arguments=None):
         Bench(SIZES[options.size], options.rounds, directory, options.peers_python) as bench,
     ):
         measured, failed = _measure(bench, options.case)
+        if options.steps:
+            print("\n" + render(STEPS_HEAD, alone(bench)) + "\n\n" + render(TREE_HEAD, in_a_tree(bench)))
         tables = {} if options.growth is None else grow(bench, options.growth or GROWTHS)
     seconds = round(time.monotonic() - began, 1)
     print(f"\n{options.rounds} rounds, size {options.size}, {seconds} s")
@@ -92,6 +96,7 @@ def _options(arguments):
         metavar="WHAT",
         help=f"show how cost grows, too: {', '.join(GROWTHS)} (default: all)",
     )
+    parser.add_argument("--steps", action="store_true", help="show where the time of a call goes, too")
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="PATH", help="the file to write")
     options = parser.parse_args(arguments)
     if options.rounds < 1:

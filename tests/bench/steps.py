@@ -1,0 +1,151 @@
+"""Where the time of a call goes: each step alone, in one process and again and again; and what the processes of a tree spend.
+
+The difference between the two is what it costs to be woken: a processor that has just run another program, or nothing at
+all, has to learn the code anew, and runs it several times as slowly as in a loop.
+"""
+
+import asyncio
+import itertools
+import statistics
+import time
+
+from calls import CLIENTS, IN_FLIGHT, append_p50, async_rate, blocking_rate
+from measuring import event
+from trees import MEMORY, SESSIONS, STORE, tree
+
+from asm.adapters import InMemorySessionStore
+from asm.client.calling import outgoing
+from asm.operations import OPERATIONS
+from asm.processes import composite, loops, worker
+from asm.processes.backends import Backend
+from asm.processes.limits import Limits, Load
+from asm.processes.peers import Peer
+from asm.processes.server import Server
+from asm.wire.calls import decode_result
+from asm.wire.frames import Splitter
+from asm.wire.messages import Packer, decode_response
+
+HEAD = ("step, alone and warm", "µs of a processor")
+TREE_HEAD = ("in a tree, µs of a processor a call", "clients", "composite", "worker")
+
+STEPS = (
+    "client: check, encode",
+    "composite: request",
+    "worker: decode, check, store, answer",
+    "composite: answer",
+    "client: decode",
+    "all",
+)
+
+OPERATION = OPERATIONS["append_event_with_sequence"]
+
+
+def alone(bench):
+    """Measure the steps of an append, each the median of many; return rows of a table."""
+    return loops.run(_alone(bench.size.calls))
+
+
+def in_a_tree(bench):
+    """Measure what clients, composite and worker spend on an append; return rows of a table."""
+    calls = bench.size.calls
+    with tree(bench, MEMORY) as running, running.connect() as store:
+        children = [running.child(name).pid for name in (STORE, SESSIONS)]
+
+        def row(what, count, work):
+            client, before = time.process_time(), [_spent(pid) for pid in children]
+            work()
+            spent = [time.process_time() - client, *(_spent(pid) - old for pid, old in zip(children, before, strict=True))]
+            return [what, *(f"{seconds / count * 1e6:.1f}" for seconds in spent)]
+
+        one = row("one blocking client", calls, lambda: append_p50(store, calls - 100))
+        many = row(f"{CLIENTS} blocking clients", CLIENTS * (calls + 10), lambda: blocking_rate(running, CLIENTS, calls))
+        many[1] = ""  # they are processes of their own
+        in_flight = row(f"{IN_FLIGHT} in flight", 4 * calls, lambda: asyncio.run(async_rate(running, IN_FLIGHT, 4 * calls)))
+        return [one, many, in_flight]
+
+
+def _spent(pid):
+    """How many seconds a processor was busy with a process's main thread, which is where its loop runs."""
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+async def _alone(count):
+    passing, serving = _Side(_composite), _Side(_worker)
+    packer, splitter = Packer(), Splitter()
+    took = []
+    for number in range(count):
+        made = event("ses_steps")
+        moments = [time.thread_time_ns()]
+
+        def note(moments=moments):
+            moments.append(time.thread_time_ns())
+
+        call = outgoing(OPERATION, OPERATION.bind((made,), {}), 5.0)
+        request = call.frame(packer, number)
+        note()
+        passed = passing.take(passing.near, request, passing.far)
+        note()
+        answer = serving.take(serving.near, passed, serving.near)
+        note()
+        answered = passing.take(passing.far, answer, passing.near)
+        note()
+        (body,) = splitter.feed(answered)
+        assert decode_result(OPERATION, decode_response(body)[1], {"event": made}).sequence_number == number + 1
+        note()
+        took.append([(after - before) / 1000 for before, after in itertools.pairwise(moments)])
+    figures = [statistics.median(column) for column in zip(*took, strict=True)]
+    return [(step, f"{figure:.1f}") for step, figure in zip(STEPS, (*figures, sum(figures)), strict=True)]
+
+
+class _Side:
+    """A server with connections whose other ends are not there."""
+
+    def __init__(self, make):
+        server = Server(_Parent(), "bench", Limits(), None)
+        server._service, self.far = make()
+        self.near = _peer(server)
+
+    def take(self, source, data, target):
+        """Have a connection take bytes in; return what is written to another one in the same turn of the loop."""
+        source.take_in(data)
+        loop = loops.Loop.running()
+        senders, loop.unflushed = loop.unflushed, []
+        for sender in senders:
+            sender.flush()
+        return target._transport.written.pop()
+
+
+def _worker():
+    return worker.Worker(Backend("bench", InMemorySessionStore())), None
+
+
+def _composite():
+    link = composite.Link(composite.Named("bench", "/nowhere"), "session")
+    link._peer, link._up = _peer(link), True
+    return composite.Composite("bench", {"session": link, "artifact": link}), link._peer
+
+
+def _peer(receiver):
+    peer = Peer(receiver, Load(Limits()))
+    peer.connection_made(_Transport())
+    return peer
+
+
+class _Parent:
+    """A parent that wants to know nothing."""
+
+    socket, restarts, heartbeat = None, 0, None
+
+
+class _Transport:
+    """A transport that keeps what is written."""
+
+    def __init__(self):
+        self.written = []
+
+    def is_closing(self):
+        return False
+
+    def write(self, data):
+        self.written.append(bytes(data))
