@@ -1,7 +1,6 @@
 """The version of the tables: what is migrated, what is refused, and that a migration is whole or not at all."""
 
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -197,25 +196,6 @@ def test_a_migration_that_fails_changes_nothing(url, connect, next_version):
     with refused("storage_write_failed"):
         migrate(url)
     assert tables(connect) == set()
-
-
-def test_a_migration_that_is_killed_changes_nothing(url, connect, next_version, tmp_path):
-    next_version("print('half-way', flush=True); import sys; sys.stdin.readline()")
-    program = f"""
-from pathlib import Path
-from asm.adapters.sql import schema
-schema.MIGRATIONS, schema.VERSIONS = Path({str(schema.MIGRATIONS)!r}), {schema.VERSIONS!r}
-schema.migrate({url!r})
-"""
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "half-way\n"
-        process.send_signal(signal.SIGKILL)
-    assert tables(connect) == set()
-    (schema.MIGRATIONS / "versions" / "v0002_next.py").write_text(
-        "revision = '0002'\ndown_revision = '0001'\ndef upgrade():\n    pass\n"
-    )
-    migrate(url)
-    assert tables(connect) == ALL
 
 
 def test_migrations_at_once(url, connect):

@@ -60,24 +60,6 @@ def test_what_was_acknowledged_survives_a_kill(start, url):
         assert store.get_latest_sequence("ses") == len(stored)
 
 
-def test_a_kill_in_the_middle_of_a_write_leaves_nothing_of_it(start, url):
-    program = """
-    with SqlSessionStore(url=sys.argv[1]) as store:
-        store.append_event(Event.new(type="message_sent", session_id="ses"))
-        def write(connection):
-            connection.exec_driver_sql("DELETE FROM asm_events")
-            say("halfway")
-            sys.stdin.readline()
-        store._database.write(write)
-    """
-    killed = start(program, url)
-    assert killed.hear() == ["halfway"]
-    killed.process.send_signal(signal.SIGKILL)
-    killed.process.wait()
-    with SqlSessionStore(url=url) as store:
-        assert len(store.get_events("ses")) == 1
-
-
 def test_a_disk_that_is_full(start, url, tmp_path):
     program = """
     import resource
