@@ -6,6 +6,7 @@ Short in the default run, long with ``--campaign``; ``--seed`` repeats what depe
 import contextlib
 import functools
 import os
+import signal
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ import time
 import psutil
 from chaos_campaign import Campaign
 from chaos_monkey import CONFIG, KILL, SUPERVISOR, is_stopped, lives
+from supervisor_harness import Tree, wait_gone
 
 import asm
 
@@ -76,6 +78,24 @@ def test_nobody_is_started_beside_one_who_was_stopped_while_he_finished(trees):
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()
         putting.join()
+
+
+def test_a_supervisor_killed_right_after_it_started_the_fork_server_leaves_nobody(tmp_path):
+    fifo = tmp_path / "fifo"  # nobody reads it: the import does not come to an end
+    os.mkfifo(fifo)
+    settings = {"preload": ["supervisor_slow_import"], "variables": {"SLOW_IMPORT_FIFO": str(fifo)}}
+    with Tree(tmp_path, {"name": "a", "target": "serve"}, start_method="forkserver", **settings) as tree:
+        while not any("forkserver import main" in command(pid) for pid in tree.children()):
+            assert tree.process.poll() is None
+        everybody = tree.children()
+        tree.signal(signal.SIGKILL)
+        assert wait_gone(everybody, timeout=3) == set()
+
+
+def command(pid):
+    with contextlib.suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline())
+    return ""
 
 
 def is_refused(path):

@@ -48,6 +48,7 @@ class Campaign:
 
     def __exit__(self, *_exception):
         self.watch.close()
+        (self._journals / "blows.log").write_text("\n".join(self.monkey.log))
         for client in self._clients:
             client.kill()
             client.wait()
@@ -99,6 +100,8 @@ class Campaign:
         self._check(tree, allowance)
         assert tree.stop() == 0
         self._look_for_orphans()
+        lines = [line for tree in self.monkey.trees for line in tree.stderr]
+        self.findings["complaints"] += [line for line in lines if "Traceback" in line]
 
     @property
     def report(self):
@@ -114,7 +117,7 @@ class Campaign:
         return "\n".join(
             [
                 *rows,
-                f"{sum(self.monkey.blows.values())} blows; {events} events and {artifacts} artifacts acknowledged",
+                f"{self.monkey.blows.total()} blows; {events} events and {artifacts} artifacts acknowledged",
                 f"calls: {', '.join(f'{count} {fate}' for fate, count in told)}",
                 f"the processes of a killed supervisor were gone after {self.watch.longest_end:.2f} s at the most",
                 str(self.findings),
@@ -135,8 +138,7 @@ class Campaign:
 
     def _check(self, tree, allowance):
         operations, findings = self._operations, self.findings
-        left = [path.name for path in (self._directory / "var" / "artifacts" / "tmp").iterdir()]
-        findings["leftovers"] += left
+        findings["leftovers"] += [path.name for path in (self._directory / "var" / "artifacts" / "tmp").iterdir()]
         journal.check_calls(operations, allowance, findings)
         with contextlib.closing(sqlite3.connect(self._directory / "var" / "asm.db")) as database:
             names = {name for (name,) in database.execute("SELECT session_id FROM asm_session_sequences")}

@@ -114,6 +114,8 @@ class Caller:
         """Make a call until it is answered; return what it was answered with, ``None`` if it was given up.
 
         :param call: makes it, told of a :class:`Steps`; returns what the journal is to keep.
+        :param wait: how many seconds a long-poll adds to the timeout.
+        :param moves_data: whether it moves in pieces, each of which has the time of a call.
         :param intent: what the journal says of it beforehand.
         """
         number = next(self._numbers)

@@ -61,18 +61,21 @@ name = "dev.sessions"
 store = "sql"
 url = "sqlite:///var/asm.db"
 heartbeat_timeout = 1.0
+start_timeout = 15.0
 
 [[backend]]
 name = "dev.artifacts"
 store = "file"
 root = "var/artifacts"
 heartbeat_timeout = 1.0
+start_timeout = 15.0
 
 [composite]
 name = "MyApp.Store"
 session_store = "dev.sessions"
 artifact_store = "dev.artifacts"
 heartbeat_timeout = 1.0
+start_timeout = 15.0
 """
 
 
@@ -207,18 +210,20 @@ class Monkey:
 
     def __init__(self, start, directory, chance, watch):
         self.blows = collections.Counter()
+        self.log = []
+        """One line a blow."""
         self.tree = start()
+        self.trees = [self.tree]
         self._start = start
         self._directory = directory
         self._chance = chance
         self._watch = watch
         self._cards = [(target, KILL) for target in (*CHILDREN, FORK_SERVER, SUPERVISOR)]
         chance.shuffle(self._cards)
-        self._log = []
         self._struck = set()
         """The pids of those who must not be there when the tree is ready again."""
         self._may_end = False
-        """Whether the tree may have ended: its supervisor was killed, or a child was before all had come up."""
+        """Whether the tree may have ended: its supervisor was killed, or a child was hit before all had come up."""
 
     # -- the tree
 
@@ -227,8 +232,7 @@ class Monkey:
         code = self.tree.process.poll()
         if code is not None:
             assert self._may_end, f"the tree ended with {code}: {self.situation()}"
-            self.tree = self._start()
-            self._may_end = False
+            self._start_tree()
 
     def wait_ready(self):
         """Wait until the tree says that it is ready, without any process that was killed; return its status."""
@@ -246,13 +250,18 @@ class Monkey:
 
     def start_again(self):
         """Start the tree anew after it was stopped; return it when it is ready."""
-        self.tree = self._start()
+        self._start_tree()
         return self.tree.wait_ready()
+
+    def _start_tree(self):
+        self.tree = self._start()
+        self.trees.append(self.tree)
+        self._may_end = False
 
     def situation(self):
         """Return what may tell why something is not as it should be."""
         processes = [describe(process) for process in inhabitants(self._directory)]
-        return "\n".join(["", *self._log[-20:], *self.tree.stderr[-30:], *processes])
+        return "\n".join(["", *self.log[-20:], *self.tree.stderr[-30:], *processes])
 
     # -- blows
 
@@ -270,7 +279,7 @@ class Monkey:
         victims = [(target, way, victim) for target, way, victim in victims if victim.pid not in self._struck]
         for target, way, victim in victims:
             self.blows[target, way] += 1
-            self._log.append(f"{datetime.now(UTC).isoformat()} {target}: {way}: {describe(victim)}")
+            self.log.append(f"{datetime.now(UTC).isoformat()} ({time.monotonic():.3f}) {target}: {way}: {describe(victim)}")
             self._send(victim, signal.SIGKILL if way == KILL else signal.SIGSTOP)
             if way == STOP:
                 self._struck.add(victim.pid)
@@ -281,9 +290,10 @@ class Monkey:
 
     def _send(self, victim, number):
         is_supervisor = victim.pid == self.tree.process.pid
+        self._may_end |= not any(line.startswith("ready: ") for line in self.tree.stdout)
         if number == signal.SIGKILL:
             self._struck.add(victim.pid)
-            self._may_end |= is_supervisor or not any(line.startswith("ready: ") for line in self.tree.stdout)
+            self._may_end |= is_supervisor
             others = [process for process in inhabitants(self._directory) if process != victim] if is_supervisor else []
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.send_signal(number)
