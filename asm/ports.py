@@ -10,8 +10,8 @@ Guarantees, in every implementation and through the composite:
 2. Sequences are per session, start at 1 and have no gap and no duplicate, however many processes and hosts append at once.
 3. Read after write: what a call acknowledged, every later call by anyone sees.
 4. A call that returns normally is durable to the degree the store promises.
-5. A call that raises has changed nothing, unless its time was up or the way to the store was lost in the middle of it: the outcome
-   of ``timeout``, of ``storage_connection_failed``, and of a ``storage_error`` with the reason ``backend_exited`` or
+5. A call that raises has changed nothing, unless its time was up or the way to the store was lost in the middle of it: the
+   outcome of ``timeout``, of ``storage_connection_failed``, and of a ``storage_error`` with the reason ``backend_exited`` or
    ``shutting_down`` is unknown. Every operation is idempotent, so it can be repeated.
 6. Events need no saved session, and a run no saved session: the stores do not enforce that relation.
 """
