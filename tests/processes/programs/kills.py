@@ -23,6 +23,8 @@ class Forks:
     def __init__(self):
         command = [sys.executable, HERE / "forks.py", "writes", "killing", "alembic.command", "alembic.config"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.with_name("stores")), *sys.path])}
+        # Who is killed leaves no coverage, and under it each of so many forks begins a file of its own.
+        environment.pop("COVERAGE_PROCESS_CONFIG", None)
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
