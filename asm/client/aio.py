@@ -46,6 +46,9 @@ RECEIVE_BYTES: Final = 256 * 1024
 MAX_UNSENT: Final = 1024 * 1024
 """With this many bytes that the store has not taken, further calls wait before they are sent."""
 
+EARLY: Final = 4096
+"""With this many bytes to send, the end of the loop's turn is not waited for: the store begins while further calls are made."""
+
 BUSY_SECONDS: Final = 0.01
 """How long to wait before connecting again to a socket on which no more connections can queue. No event tells of room there."""
 
@@ -264,6 +267,9 @@ class _Connection:
         self._streams = asyncio.Semaphore(STREAMS)
         self._outgoing = bytearray()
         self._flushing = False
+        """Whether what is to be sent will be."""
+        self._writing = False
+        """Whether that waits for the other side to take it."""
         self._may_send = asyncio.Event()
         self._may_send.set()
 
@@ -466,7 +472,7 @@ class _Connection:
         pending.notify()
 
     def _send(self, data: bytes) -> None:
-        """Write at the end of this iteration of the loop, together with what others send until then."""
+        """Write soon, together with what others send until then."""
         if self._lost is not None:
             return
         self._outgoing += data
@@ -475,10 +481,12 @@ class _Connection:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
+        elif len(self._outgoing) > EARLY and not self._writing:
+            self._flush()
 
     def _flush(self) -> None:
         """Write as much as the other side takes; while much is left, further calls wait."""
-        if self._lost is not None:
+        if self._lost is not None or not self._outgoing:
             return
         try:
             sent = self._socket.send(self._outgoing)
@@ -492,10 +500,13 @@ class _Connection:
         if len(self._outgoing) <= MAX_UNSENT:
             self._may_send.set()
         if self._outgoing:
+            self._writing = True
             self._loop.add_writer(self._socket, self._flush)
-        else:
+            return
+        self._flushing = False
+        if self._writing:
+            self._writing = False
             self._loop.remove_writer(self._socket)
-            self._flushing = False
 
     def _lose(self, error: Broken | Error) -> None:
         """End the connection, and tell everyone who waits."""

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 BATCH: Final = 64
 """How many messages of one connection are passed on before others have their turn."""
 
+EARLY: Final = 48
+"""With this many parts to send, the end of the turn is not waited for: the other side begins while this one goes on."""
+
 ANSWERS_AHEAD: Final = 1024 * 1024
 """How many bytes of answers a peer may have asked for and not taken, as far as can be foreseen, before its next call waits."""
 
@@ -182,6 +185,8 @@ class Peer(asyncio.BufferedProtocol):
             outgoing.append(HEADER.pack(size))
             outgoing += parts
             self._queued += HEADER.size + size
+            if len(outgoing) > EARLY:
+                self.flush()
         return size
 
     def answer(self, msgid: int, *parts: bytes) -> None:
