@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from configurations import MEMORY, configuration
 
 import asm
 from asm.client import control
@@ -214,27 +215,9 @@ def trees(tmp_path, runtime_dir):
         tree.close()
 
 
-SQL_AND_FILES = """
-[supervisor]
-name = "dev"
+SQL_AND_FILES = configuration()
 
-[[backend]]
-name = "dev.sessions"
-store = "sql"
-url = "sqlite:///var/asm.db"
-
-[[backend]]
-name = "dev.artifacts"
-store = "file"
-root = "var/artifacts"
-
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-"""
-
-MEMORY_AND_FILES = SQL_AND_FILES.replace('store = "sql"\nurl = "sqlite:///var/asm.db"', 'store = "memory"')
+MEMORY_AND_FILES = configuration(MEMORY)
 
 
 @pytest.fixture(params=[SQL_AND_FILES, MEMORY_AND_FILES], ids=["sql+files", "memory+files"])

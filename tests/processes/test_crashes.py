@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from configurations import MEMORY, configuration
 
 import asm
 
@@ -90,22 +91,7 @@ def test_the_session_worker_is_killed_and_nothing_acknowledged_is_lost(tree):
 
 
 def test_while_a_backend_is_away_its_calls_are_refused_at_once(trees):
-    config = """
-        [supervisor]
-        name = "dev"
-        max_restarts = 1000
-        [[backend]]
-        name = "dev.sessions"
-        store = "memory"
-        [[backend]]
-        name = "dev.artifacts"
-        store = "file"
-        root = "artifacts"
-        [composite]
-        name = "MyApp.Store"
-        session_store = "dev.sessions"
-        artifact_store = "dev.artifacts"
-    """
+    config = configuration(MEMORY, supervisor="max_restarts = 1000")
     tree = trees(config).wait_ready()
     supervisor = psutil.Process(tree.process.pid)
     supervisor.suspend()  # so that nobody restarts the worker
@@ -193,22 +179,7 @@ def test_with_too_many_restarts_the_tree_gives_up(trees):
 
 
 def test_a_killed_supervisor_leaves_no_process_and_the_next_one_has_all_data(trees):
-    config = """
-        [supervisor]
-        name = "dev"
-        [[backend]]
-        name = "dev.sessions"
-        store = "sql"
-        url = "sqlite:///var/asm.db"
-        [[backend]]
-        name = "dev.artifacts"
-        store = "file"
-        root = "var/artifacts"
-        [composite]
-        name = "MyApp.Store"
-        session_store = "dev.sessions"
-        artifact_store = "dev.artifacts"
-    """
+    config = configuration()
     first = trees(config).wait_ready()
     with first.connect() as store:
         stored = [store.append_event_with_sequence(event("ses_1", str(number))) for number in range(20)]

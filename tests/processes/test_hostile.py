@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgpack
 import pytest
+from configurations import MEMORY, configuration
 
 import asm
 from asm.wire.frames import MAX_FRAME, frame
@@ -26,24 +27,6 @@ MAX_GROWTH = 64 * 1024 * 1024
 """By how many bytes a process may grow."""
 
 GOOD_CLIENT = Path(__file__).parent / "programs" / "good_client.py"
-
-CONFIG = """
-[supervisor]
-name = "dev"
-[limits]
-connections = {connections}
-[[backend]]
-name = "dev.sessions"
-store = "memory"
-[[backend]]
-name = "dev.artifacts"
-store = "file"
-root = "artifacts"
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-"""
 
 NAMES = ("MyApp.Store", "dev.sessions", "dev.artifacts")
 
@@ -137,7 +120,7 @@ def offer(connection, data):
 @pytest.fixture
 def target(trees, scale):
     """A tree with a session that takes a megabyte to read, and a client that behaves in the middle of what follows."""
-    tree = trees(CONFIG.format(connections=scale.connections)).wait_ready()
+    tree = trees(configuration(MEMORY, more=f"[limits]\nconnections = {scale.connections}")).wait_ready()
     with tree.connect() as store:
         event = {"type": "message_sent", "session_id": "ses_big", "data": {"padding": "x" * 1000}}
         store.append_events([asm.Event.new(**event) for _ in range(1000)])

@@ -7,6 +7,7 @@ import struct
 
 import msgpack
 import pytest
+from configurations import MEMORY, configuration
 from multiprocess.connection import Client
 
 import asm
@@ -67,23 +68,6 @@ GARBAGE = {
     )
     + frame(msgpack.packb(request())),
 }
-
-
-MEMORY_AND_FILES = """
-[supervisor]
-name = "dev"
-[[backend]]
-name = "dev.sessions"
-store = "memory"
-[[backend]]
-name = "dev.artifacts"
-store = "file"
-root = "artifacts"
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-"""
 
 
 @pytest.mark.parametrize("name", ["MyApp.Store", "dev.sessions"])
@@ -202,7 +186,7 @@ def test_an_upload_of_which_a_part_is_missing_leaves_the_old(tree, name):
 
 def test_a_client_that_goes_leaves_nothing_behind(trees):
     wait = {"session_id": "ses_1", "wait_timeout_ms": 600_000}
-    tree = trees(MEMORY_AND_FILES).wait_ready()
+    tree = trees(configuration(MEMORY)).wait_ready()
     with tree.connect() as store:
         store.get_latest_sequence("ses_1")
         for name in ("MyApp.Store", "dev.sessions"):

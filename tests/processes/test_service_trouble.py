@@ -6,6 +6,7 @@ Short in the default run; with ``--campaign`` there are :data:`LONG` rounds of e
 import asyncio
 
 import pytest
+from configurations import MEMORY, configuration
 from load import Load
 from proxy import Proxy
 
@@ -14,30 +15,22 @@ from asm.adapters import S3ArtifactStore
 LONG = 25
 MIB = 1024 * 1024
 
-CONFIG = """
-[supervisor]
-name = "dev"
-[[backend]]
-name = "dev.sessions"
-store = "memory"
-[[backend]]
-name = "dev.artifacts"
+CONFIG = configuration(
+    MEMORY,
+    """
 store = "s3"
 bucket = "{bucket}"
 endpoint_url = "{url}"
 connect_timeout = 1
 read_timeout = 0.5
 max_attempts = 2
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-"""
+""",
+)
 
 
 @pytest.fixture
-def rounds(request):
-    return range(LONG if request.config.getoption("--campaign", default=False) else 1)
+def rounds(campaign):
+    return range(LONG if campaign else 1)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from chaos_monkey import ARTIFACTS, SESSIONS
+from configurations import configuration
 
 import asm
 
@@ -19,27 +20,9 @@ KILLS = {True: 200, False: 6}
 
 IN_FLIGHT = 8
 
-CONFIG = """
-[supervisor]
-name = "dev"
-max_restarts = 100000
-backoff = { stable = 0.0 }  # each death is the first one: its restart comes at once
-
-[[backend]]
-name = "dev.sessions"
-store = "sql"
-url = "sqlite:///var/asm.db"
-
-[[backend]]
-name = "dev.artifacts"
-store = "file"
-root = "var/artifacts"
-
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-"""
+CONFIG = configuration(
+    supervisor="max_restarts = 100000\nbackoff = { stable = 0.0 }"  # each death is the first one: its restart comes at once
+)
 
 
 def event():

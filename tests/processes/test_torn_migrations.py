@@ -47,9 +47,9 @@ def fuse(tmp_path):
 
 
 @pytest.fixture
-def stride(request):
+def stride(campaign):
     """How many bytes of a file lie between two kills."""
-    return 97 if request.config.getoption("--campaign", default=False) else 5 * PAGE // 2
+    return 97 if campaign else 5 * PAGE // 2
 
 
 @pytest.fixture

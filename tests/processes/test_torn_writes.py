@@ -158,9 +158,9 @@ def test_a_write_to_a_database(forks, fuse, url, operation):
 
 
 @pytest.fixture
-def stride(request):
+def stride(campaign):
     """How many bytes of a file lie between two kills."""
-    return 97 if request.config.getoption("--campaign", default=False) else 5 * PAGE // 2
+    return 97 if campaign else 5 * PAGE // 2
 
 
 @pytest.mark.parametrize("operation", writes.WRITES)
@@ -215,9 +215,9 @@ artifact_store = "dev.artifacts"
 
 
 @pytest.fixture
-def some_steps(request):
+def some_steps(campaign):
     """How many steps lie between two kills: what becomes of each is shown above."""
-    return 1 if request.config.getoption("--campaign", default=False) else 3
+    return 1 if campaign else 3
 
 
 @pytest.fixture

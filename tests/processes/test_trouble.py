@@ -7,7 +7,6 @@ with ``--campaign`` there are :data:`LONG` rounds of everything, and ``--seed`` 
 import asyncio
 import contextlib
 import itertools
-import random
 import resource
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import sys
 
 import psutil
 import pytest
+from configurations import SQLITE, configuration
 from load import PATIENCE, Load, until
 
 import asm
@@ -23,36 +23,10 @@ from asm.adapters.sql.schema import migrate
 
 LONG = 25
 
-CONFIG = """
-[supervisor]
-name = "dev"
-[[backend]]
-name = "dev.sessions"
-store = "sql"
-{sessions}
-[[backend]]
-name = "dev.artifacts"
-store = "file"
-root = "var/artifacts"
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-"""
-
-SQLITE = 'url = "sqlite:///var/asm.db"'
-
 
 @pytest.fixture
-def rounds(request):
-    return range(LONG if request.config.getoption("--campaign", default=False) else 1)
-
-
-@pytest.fixture
-def chance(request):
-    seed = request.config.getoption("--seed", default=None) or random.randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
+def rounds(campaign):
+    return range(LONG if campaign else 1)
 
 
 def pids(tree):
@@ -76,7 +50,7 @@ def is_away(error):
 
 def test_postgres_stops_and_starts_under_load(trees, server, rounds):
     """With all connections cut, and with a crash. Who follows the log misses nothing."""
-    tree = trees(CONFIG.format(sessions=f'url = "{server.url()}"\nmigrate = "auto"')).wait_ready()
+    tree = trees(configuration(f'store = "sql"\nurl = "{server.url()}"\nmigrate = "auto"')).wait_ready()
     before = pids(tree)
 
     async def follow(store, seen):
@@ -144,7 +118,7 @@ def is_locked(error):
 
 def test_another_program_locks_the_file_under_load(trees, tmp_path, rounds):
     """For longer than a client waits. It gives the lock back, or is killed."""
-    tree = trees(CONFIG.format(sessions=f"{SQLITE}\nbusy_timeout = 0.1")).wait_ready()
+    tree = trees(configuration(f"{SQLITE}\nbusy_timeout = 0.1")).wait_ready()
     before = pids(tree)
 
     async def scenario():
@@ -167,7 +141,7 @@ def test_another_program_locks_the_file_under_load(trees, tmp_path, rounds):
 
 
 def test_a_lock_that_is_given_back_in_time_is_noticed_by_nobody(trees, tmp_path):
-    tree = trees(CONFIG.format(sessions=f"{SQLITE}\nbusy_timeout = {PATIENCE}")).wait_ready()
+    tree = trees(configuration(f"{SQLITE}\nbusy_timeout = {PATIENCE}")).wait_ready()
 
     async def scenario():
         async with tree.aconnect("dev.sessions", timeout=PATIENCE) as store:
@@ -246,7 +220,7 @@ def is_full(error):
 
 
 def test_the_disk_is_full_under_load(disk, trees, rounds):
-    tree = trees(CONFIG.format(sessions=SQLITE)).wait_ready()
+    tree = trees(configuration()).wait_ready()
     before = pids(tree)
 
     async def scenario():
@@ -286,7 +260,7 @@ def test_a_file_that_may_only_be_read(trees, tmp_path):
     with SqlSessionStore(url=f"sqlite:///{tmp_path}/var/asm.db") as store:
         stored = store.append_event_with_sequence(event())
     allow(3)
-    tree = trees(CONFIG.format(sessions=SQLITE)).wait_ready()
+    tree = trees(configuration()).wait_ready()
     before = pids(tree)
     with tree.connect() as store:
         for write in (lambda: store.append_event(event()), lambda: store.save_session(asm.Session.new(agent_id="a"))):
@@ -326,7 +300,7 @@ def test_a_file_that_is_damaged_in_the_middle(trees, tmp_path, chance, rounds, d
         for number in chance.sample(range(schema, len(pages)), (len(pages) - schema) // 3):
             pages[number] = damaged(chance, pages[number])
         path.write_bytes(b"".join(pages))
-        tree = trees(CONFIG.format(sessions=SQLITE)).wait_ready()
+        tree = trees(configuration()).wait_ready()
         before, told = pids(tree), set()
         with tree.connect(timeout=PATIENCE) as store:
             for name in names:

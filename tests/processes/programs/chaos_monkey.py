@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psutil
+from configurations import configuration
 
 import asm
 
@@ -47,36 +48,10 @@ IMPATIENCE = 0.2
 STOPPED = (0.02, 0.6)
 """For how many seconds a process is stopped before it goes on, or is killed."""
 
-CONFIG = """
-[supervisor]
-name = "dev"
-max_restarts = 100000
-[supervisor.backoff]
-first = 0.02
-cap = 0.2
-stable = 0.1
-
-[[backend]]
-name = "dev.sessions"
-store = "sql"
-url = "sqlite:///var/asm.db"
-heartbeat_timeout = 1.0
-start_timeout = 15.0
-
-[[backend]]
-name = "dev.artifacts"
-store = "file"
-root = "var/artifacts"
-heartbeat_timeout = 1.0
-start_timeout = 15.0
-
-[composite]
-name = "MyApp.Store"
-session_store = "dev.sessions"
-artifact_store = "dev.artifacts"
-heartbeat_timeout = 1.0
-start_timeout = 15.0
-"""
+CONFIG = configuration(
+    supervisor="max_restarts = 100000\nbackoff = { first = 0.02, cap = 0.2, stable = 0.1 }",
+    each="heartbeat_timeout = 1.0\nstart_timeout = 15.0",
+)
 
 
 def lives(process):
