@@ -142,6 +142,7 @@ def run(
     else:
         server = Server(lifeline, name, limits or Limits(), access or Access())
         loops.run(server.serve(lambda: start(prepared)))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # closing the loop has undone that
 
 
 def _share_memory() -> None:
@@ -203,6 +204,8 @@ class Server:
             beats.stop()
         finally:
             service.close()
+            # The parent asks in two ways, and the second may come now, when a loop that closes can hear no signal any more.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _log.info("stopped")
 
     # -- Receiver
