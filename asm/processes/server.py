@@ -186,27 +186,11 @@ class Server:
 
     async def serve(self, start: Callable[[], Coroutine[Any, Any, Service]]) -> None:
         """Come up, serve, and go."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
-        loop.add_reader(self._lifeline.fileno(), self._hear_parent)
-        service = await self._start(start)
-        if service is None:
-            return
-        self._service = service
         try:
-            listener = await loop.create_unix_server(self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **KEEP_THE_NAME)
-            self._lifeline.ready()
-            beats = Beats(self._lifeline, self._stats)
-            _log.info("serving", extra={"contracts": list(service.contracts)})
-            await self._stopping.wait()
-            listener.close()
-            await self._drain()
-            beats.stop()
+            await self._serve(start)
         finally:
-            service.close()
             # The parent asks in two ways, and the second may come now, when a loop that closes can hear no signal any more.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _log.info("stopped")
 
     # -- Receiver
 
@@ -248,6 +232,27 @@ class Server:
         self._settled.set()
 
     # -- inside
+
+    async def _serve(self, start: Callable[[], Coroutine[Any, Any, Service]]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_reader(self._lifeline.fileno(), self._hear_parent)
+        service = await self._start(start)
+        if service is None:
+            return
+        self._service = service
+        try:
+            listener = await loop.create_unix_server(self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **KEEP_THE_NAME)
+            self._lifeline.ready()
+            beats = Beats(self._lifeline, self._stats)
+            _log.info("serving", extra={"contracts": list(service.contracts)})
+            await self._stopping.wait()
+            listener.close()
+            await self._drain()
+            beats.stop()
+        finally:
+            service.close()
+        _log.info("stopped")
 
     async def _start(self, start: Callable[[], Coroutine[Any, Any, Service]]) -> Service | None:
         """Make the service, unless it fails or nobody wants it any more."""
