@@ -46,18 +46,25 @@ def listener(runtime_dir):
 
 @contextlib.contextmanager
 def serving(listener, serve):
-    """Serve one connection, in a thread."""
+    """Serve connections in a thread. There may be several: who loses one before its call makes another."""
 
     def run():
-        connection, _address = listener.accept()
-        with connection:
-            connection.settimeout(PATIENCE)
-            serve(connection)
+        while True:
+            try:
+                connection, _address = listener.accept()
+            except OSError:  # it was shut down
+                return
+            with connection:
+                connection.settimeout(PATIENCE)
+                serve(connection)
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield
-    thread.join(PATIENCE)
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
