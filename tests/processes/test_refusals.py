@@ -48,13 +48,14 @@ def listener(runtime_dir):
 def serving(listener, serve):
     """Serve connections in a thread. There may be several: who loses one before its call makes another."""
 
+    over = threading.Event()
+
     def run():
         while True:
-            try:
-                connection, _address = listener.accept()
-            except OSError:  # it was shut down
-                return
+            connection, _address = listener.accept()
             with connection:
+                if over.is_set():
+                    return
                 connection.settimeout(PATIENCE)
                 serve(connection)
 
@@ -63,7 +64,9 @@ def serving(listener, serve):
     try:
         yield
     finally:
-        listener.shutdown(socket.SHUT_RDWR)
+        over.set()
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(listener.getsockname())
         thread.join(PATIENCE)
     assert not thread.is_alive()
 
