@@ -154,6 +154,15 @@ def test_an_error_too_long_for_a_message_arrives_shortened(forkserver):
     assert caught.value.error == {"code": "long", "message": "x" * 10_000}
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also when the tests are run in the background by a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_wait_leaves_nothing(tmp_path, forkserver):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -12,12 +12,12 @@ from supervisor_harness import PATIENCE, Tree, ask, wait_gone
 
 def test_a_child_that_makes_no_progress_is_killed_and_restarted(tmp_path):
     specs = [
-        {"name": "a", "target": "beat", "heartbeat_timeout": 0.4},
-        {"name": "b", "target": "beat", "heartbeat_timeout": 0.4, "kwargs": {"beats": 2}},
+        {"name": "a", "target": "beat", "heartbeat_timeout": 1.2},
+        {"name": "b", "target": "beat", "heartbeat_timeout": 1.2, "kwargs": {"beats": 2}},
     ]
     with Tree(tmp_path, *specs) as tree:
         tree.up()
-        assert tree.wait_for(child="b", state="backoff")["reason"] == "made no progress for 0.4 s"
+        assert tree.wait_for(child="b", state="backoff")["reason"] == "made no progress for 1.2 s"
         tree.wait_for(child="b", state="ready")
         tree.signal(signal.SIGTERM)
         tree.exit()
@@ -25,10 +25,10 @@ def test_a_child_that_makes_no_progress_is_killed_and_restarted(tmp_path):
 
 
 def test_a_child_that_is_stopped_is_killed_and_restarted(tmp_path):
-    with Tree(tmp_path, {"name": "a", "target": "beat", "heartbeat_timeout": 0.4}) as tree:
+    with Tree(tmp_path, {"name": "a", "target": "beat", "heartbeat_timeout": 1.2}) as tree:
         pid = tree.up()["a"]
         os.kill(pid, signal.SIGSTOP)
-        assert tree.wait_for(child="a", state="backoff")["reason"] == "made no progress for 0.4 s"
+        assert tree.wait_for(child="a", state="backoff")["reason"] == "made no progress for 1.2 s"
         assert not psutil.pid_exists(pid)
         tree.wait_for(child="a", state="ready")
 
@@ -54,7 +54,7 @@ def test_when_everybody_was_frozen_nobody_is_blamed(tmp_path):
 
 
 def test_counters_come_with_the_heartbeat(tmp_path):
-    with Tree(tmp_path, {"name": "a", "target": "beat", "heartbeat_timeout": 0.2}) as tree:
+    with Tree(tmp_path, {"name": "a", "target": "beat", "heartbeat_timeout": 1.2}) as tree:
         os.kill(tree.up()["a"], signal.SIGKILL)
         tree.wait_for(child="a", state="ready")
         while True:

@@ -128,11 +128,21 @@ def look_at_session(store, operation, own):
     return "old" if found == before else "new"
 
 
+@pytest.fixture(scope="module")
+def own_database(postgres):
+    """The URL of a database that no store of another test has open: see :func:`settle`."""
+    with postgres.database() as made:
+        schema.migrate(made)
+        yield made
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request, tmp_path):
-    """A database with tables."""
+    """A database with empty tables."""
     if request.param == "postgres":
-        return request.getfixturevalue("postgres_url")
+        made = request.getfixturevalue("own_database")
+        request.getfixturevalue("postgres").empty(made)
+        return made
     made = f"sqlite:///{tmp_path}/database/sessions.db"
     schema.migrate(made)
     return made

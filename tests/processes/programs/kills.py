@@ -98,7 +98,10 @@ def bare(url):
 
 
 def settle(url):
-    """Wait until a server has noticed that whoever was killed is gone: the last that they said may have been COMMIT."""
+    """Wait until a server has noticed that whoever was killed is gone: the last that they said may have been COMMIT.
+
+    The database must be one that nobody else has open.
+    """
     if url.startswith("postgresql"):
         with bare(url).connect() as connection:
             while connection.exec_driver_sql(OTHERS).scalar():
