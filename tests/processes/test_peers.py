@@ -26,13 +26,15 @@ def raw(tree, name="MyApp.Store"):
 
 def receive(connection):
     """Return the next message; None at the end of the connection."""
-    with contextlib.suppress(ConnectionResetError):
-        data = b""
-        while len(data) < 4 or len(data) < 4 + struct.unpack("!i", data[:4])[0]:
-            if not (piece := connection.recv(65536)):
-                return None
-            data += piece
-        return msgpack.unpackb(data[4:], timestamp=3)
+    with contextlib.suppress(ConnectionResetError), connection.makefile("rb", buffering=0) as stream:
+        if header := stream.read(4):
+            (left,) = struct.unpack("!i", header)
+            data = b""
+            while len(data) < left:
+                if not (piece := stream.read(left - len(data))):
+                    return None
+                data += piece
+            return msgpack.unpackb(data, timestamp=3)
     return None
 
 
