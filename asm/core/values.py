@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import inspect
 import operator
-import uuid
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -484,7 +485,18 @@ _all_but_number: Final = operator.attrgetter(
 
 
 def _new_id(prefix: str) -> str:
-    return f"{prefix}_{uuid.uuid4().hex}"
+    """Return a fresh id: a UUID of version 7 (RFC 9562).
+
+    It begins with the time, so what is made together stands together in the index of a database. With random ids each event
+    of a batch would change a page of its own there.
+    """
+    number = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
+    return f"{prefix}_{number & ~_FIXED | _VERSION_7:032x}"
+
+
+_FIXED: Final = 0xF << 76 | 0b11 << 62
+_VERSION_7: Final = 7 << 76 | 0b10 << 62
+"""The bits of a UUID that say how it was made."""
 
 
 def _now() -> datetime:

@@ -122,6 +122,14 @@ class Appending:
         assert [item.sequence_number for item in store.append_events(given)] == [1, 1, 2, 1, 2, 3]
         assert [item.id for item in store.get_events("b")] == [given[0].id, given[2].id, given[5].id]
 
+    def test_a_batch_of_many_sessions(self, store: SessionStore) -> None:
+        """More than a database counts with one statement."""
+        names = [f"ses {number}" for number in range(1200)]
+        store.append_event(event(session_id=names[-1]))
+        stored = store.append_events([event(session_id=name) for name in names])
+        assert [item.session_id for item in stored] == names
+        assert [item.sequence_number for item in stored] == [1] * (len(names) - 1) + [2]
+
     def test_duplicates_in_a_batch_give_back_the_stored_one(self, store: SessionStore) -> None:
         """Those of the batch itself and those that were stored before, and none uses up a number."""
         old = store.append_event_with_sequence(event(data={"is": "old"}))

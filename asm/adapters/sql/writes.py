@@ -10,16 +10,18 @@ whole transaction, which is then made again with a query for the ids of all its 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from asm.adapters.appends import flushed_run, numbered
-from asm.adapters.sql.tables import events, runs, sequences, sessions
+from asm.adapters.sql.insertion import insertion
+from asm.adapters.sql.tables import Time, events, runs, sequences, sessions
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session, Value
 
@@ -32,8 +34,6 @@ IDS: Final = 500
 
 CHANNEL: Final = "asm_events"
 """Where PostgreSQL tells of appends."""
-
-INSERT_EVENTS: Final = insert(events)
 
 PAYLOAD: Final = 7900
 """The most bytes of a session's id that a notification carries. PostgreSQL's limit is just below 8,000."""
@@ -110,7 +110,7 @@ def _append(connection: Connection, appended: Sequence[Event], *, again: bool) -
     stored = _stored(connection, [event.id for event in appended]) if again else {}
     new = numbered(appended, stored, lambda needs: _reserve(connection, needs))
     if new:
-        connection.execute(INSERT_EVENTS, [_row(event) for event in new.values()])
+        insertion(connection.dialect).execute(connection, new.values())
         _notify(connection, {event.session_id for event in new.values()})
     return stored | new
 
@@ -127,10 +127,15 @@ def _stored(connection: Connection, ids: Iterable[str]) -> dict[str, Event]:
 
 def _reserve(connection: Connection, needs: Mapping[str, int]) -> dict[str, int]:
     """Take the next sequence numbers of sessions; return the first of each. Other writers wait for the commit."""
-    now = datetime.now(UTC)
-    counters = [{"session_id": name, "last_sequence": count, "updated_at": now} for name, count in needs.items()]
-    counted = connection.execute(_reserving(connection.dialect.name), counters)
-    return {name: last - needs[name] + 1 for name, last in counted}
+    now = Time().process_bind_param(datetime.now(UTC), connection.dialect)
+    first: dict[str, int] = {}
+    wanted = list(needs.items())
+    for start in range(0, len(wanted), IDS):
+        part = wanted[start : start + IDS]
+        parameters = tuple(itertools.chain.from_iterable((name, count, now) for name, count in part))
+        counted = connection.exec_driver_sql(_reserving(connection.dialect.name, len(part)), parameters)
+        first |= {name: last - needs[name] + 1 for name, last in counted}
+    return first
 
 
 def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
@@ -168,9 +173,15 @@ def _counting(dialect: str) -> Any:
 
 
 @functools.cache
-def _reserving(dialect: str) -> Any:
-    """Return the statement that moves counters on, and tells where they stand then."""
-    return _counting(dialect).returning(sequences.c.session_id, sequences.c.last_sequence)
+def _reserving(dialect: str, count: int) -> str:
+    """Return the statement that moves so many counters on, and tells where they stand then."""
+    row = {"postgresql": "(%s, %s, %s)", "sqlite": "(?, ?, ?)"}[dialect]
+    rows = ", ".join([row] * count)
+    return (
+        f"INSERT INTO asm_session_sequences AS counter (session_id, last_sequence, updated_at) VALUES {rows} "  # noqa: S608  # no values in it
+        "ON CONFLICT (session_id) DO UPDATE SET last_sequence = counter.last_sequence + excluded.last_sequence, "
+        "updated_at = excluded.updated_at RETURNING session_id, last_sequence"
+    )
 
 
 def _insert(dialect: str, table: Table) -> Any:

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import pickle
 import re
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -177,6 +178,14 @@ def test_an_id_is_made_or_kept(make, prefix):
     assert re.fullmatch(prefix + "_[0-9a-f]{32}", make().id)
     assert make().id != make().id
     assert make(id="mine").id == "mine"
+
+
+def test_an_id_begins_with_the_time(monkeypatch):
+    """So what is made together stands together in an index."""
+    for milliseconds in (1_700_000_000_000, 1_700_000_000_001):
+        monkeypatch.setattr("time.time_ns", lambda now=milliseconds: now * 1_000_000 + 999_999)
+        made = uuid.UUID(an_event().id.removeprefix("evt_"))
+        assert (made.version, made.variant, made.int >> 80) == (7, uuid.RFC_4122, milliseconds)
 
 
 def test_defaults():
