@@ -4,13 +4,16 @@
 
 asyncio has no end of a turn. What is put off with ``call_soon`` waits for a whole turn more, which costs more than all the rest
 of passing a message on; what is written at once wakes up the other side for each message. But a turn of asyncio begins with its
-selector, which we may choose: ours flushes before it waits.
+selector, which we may choose: ours flushes before it waits. And before it sleeps it looks for a moment whether the next message
+comes, because with a few callers it comes sooner than a process is asleep and awake again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
@@ -21,6 +24,11 @@ T = TypeVar("T")
 
 RECEIVE_BYTES: Final = 256 * 1024
 """How much is read from a connection at once."""
+
+
+LOOK_SECONDS: Final = 150e-6
+"""How long a process that has sent something looks for what comes next before it sleeps. To fall asleep and be woken takes
+as long. Where nothing comes that fast, as the last sleep tells, it does not look."""
 
 
 class Sender(Protocol):
@@ -76,11 +84,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 class _Selector(selectors.EpollSelector):
-    """Flushes before it waits."""
+    """Flushes before it waits, and looks for a moment before it sleeps."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         self._loop = loop
+        self._has_sent = False
+        self._answers_are_quick = True
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Flush; then wait, unless somebody may have something to do because of that."""
@@ -89,5 +99,21 @@ class _Selector(selectors.EpollSelector):
             senders, loop.unflushed = loop.unflushed, []
             for sender in senders:
                 sender.flush()
+            self._has_sent = True
             timeout = 0
-        return super().select(timeout)
+        if timeout == 0:
+            return super().select(0)
+        if self._has_sent and self._answers_are_quick and (found := self._look()):
+            return found
+        began = time.monotonic()
+        found = super().select(timeout)
+        self._has_sent = False
+        self._answers_are_quick = time.monotonic() - began < LOOK_SECONDS
+        return found
+
+    def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Look for what comes next without sleeping, and let others have the processor in between."""
+        end = time.monotonic() + LOOK_SECONDS
+        while not (found := super().select(0)) and time.monotonic() < end:
+            os.sched_yield()
+        return found

@@ -1,6 +1,8 @@
 """What is called from other threads, and when what is sent goes out."""
 
 import asyncio
+import itertools
+import selectors
 import threading
 
 import pytest
@@ -71,3 +73,26 @@ def test_what_is_sent_in_a_turn_goes_out_at_its_end_even_if_nothing_else_happens
     with asyncio.Runner(loop_factory=Loop) as runner:
         loop = runner.get_loop()
         runner.run(scenario())
+
+
+def test_it_looks_for_an_answer_before_it_sleeps_unless_the_last_one_took_long(monkeypatch):
+    class Sender:
+        def flush(self):
+            timeouts.clear()
+
+    def select(selector, timeout=None):
+        timeouts.append(timeout)
+        return waits(selector, timeout)
+
+    async def send_and_sleep():
+        Loop.running().unflushed.append(Sender())
+        await asyncio.sleep(0.01)
+        return len(list(itertools.takewhile(lambda timeout: timeout == 0, timeouts)))
+
+    async def scenario():
+        assert await send_and_sleep() > 1
+        assert await send_and_sleep() == 1  # of those who may have to do something now
+
+    timeouts, waits = [], selectors.EpollSelector.select
+    monkeypatch.setattr(selectors.EpollSelector, "select", select)
+    run(scenario())
