@@ -174,4 +174,7 @@ class Download:
     def _close(self) -> None:
         """Close the file of a call that nobody waits for any more, unless it is being read: then that closes it."""
         if not self._reading and self._file is not None:
-            self._threads.submit(self._file.close)
+            try:
+                self._threads.submit(self._file.close)
+            except RuntimeError:  # the process ends: there are no threads any more, and nobody who would be kept waiting
+                self._file.close()
