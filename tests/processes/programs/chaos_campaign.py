@@ -100,8 +100,8 @@ class Campaign:
         self._check(tree, allowance)
         assert tree.stop() == 0
         self._look_for_orphans()
-        lines = [line for tree in self.monkey.trees for line in tree.stderr]
-        self.findings["complaints"] += [line for line in lines if "Traceback" in line]
+        for tree in self.monkey.trees:
+            self.findings["complaints"] += tracebacks(tree.stderr)
 
     @property
     def report(self):
@@ -188,3 +188,11 @@ def digest(store, info):
     except asm.Error as error:
         return str(error)
     return found.hexdigest()
+
+
+def tracebacks(lines):
+    """Find the tracebacks in a log, in a line of their own as JSON or as Python writes them."""
+    for number, line in enumerate(lines):
+        if "Traceback" in line:
+            rest = itertools.takewhile(lambda line: not line.startswith("{"), lines[number + 1 :])
+            yield "\n".join([line, *rest])
