@@ -8,10 +8,12 @@ import asyncio
 import itertools
 import statistics
 import time
+from pathlib import Path
 
 from calls import CLIENTS, IN_FLIGHT, append_p50, async_rate, blocking_rate
+from durable import BATCH, BATCHERS, append_rate
 from measuring import event
-from trees import MEMORY, SESSIONS, STORE, tree
+from trees import MEMORY, SESSIONS, SQLITE, STORE, tree
 
 from asm.adapters import InMemorySessionStore
 from asm.client.calling import outgoing
@@ -26,7 +28,7 @@ from asm.wire.frames import Splitter
 from asm.wire.messages import Packer, decode_response
 
 HEAD = ("step, alone and warm", "µs of a processor")
-TREE_HEAD = ("in a tree, µs of a processor a call", "clients", "composite", "worker")
+TREE_HEAD = ("in a tree, µs of a processor a call", "clients", "composite", "worker", "its threads")
 
 STEPS = (
     "client: check, encode",
@@ -48,26 +50,53 @@ def alone(bench):
 def in_a_tree(bench):
     """Measure what clients, composite and worker spend on an append; return rows of a table."""
     calls = bench.size.calls
+    many = f"{CLIENTS} blocking clients, a process each"
     with tree(bench, MEMORY) as running, running.connect() as store:
-        children = [running.child(name).pid for name in (STORE, SESSIONS)]
+        rows = [
+            _row(running, "one blocking client", calls, lambda: append_p50(store, calls - 100)),
+            _row(running, many, CLIENTS * (calls + 10), lambda: blocking_rate(running, CLIENTS, calls)),
+            _row(running, f"{IN_FLIGHT} in flight", 4 * calls, lambda: asyncio.run(async_rate(running, IN_FLIGHT, 4 * calls))),
+        ]
+    with tree(bench, SQLITE) as running:
+        singles, batches = max(calls // 3, 1), max(calls // 30, 1)
+        rows += [
+            _row(running, f"{many}, SQLite", CLIENTS * singles, lambda: append_rate(running, CLIENTS, singles, 1)),
+            _row(
+                running,
+                f"{BATCHERS} of them, appending {BATCH} at a time, an event",
+                BATCHERS * batches * BATCH,
+                lambda: append_rate(running, BATCHERS, batches, BATCH),
+            ),
+        ]
+    for row in rows[1], *rows[3:]:
+        row[1] = ""  # these clients are processes of their own
+    return rows
 
-        def row(what, count, work):
-            client, before = time.process_time(), [_spent(pid) for pid in children]
-            work()
-            spent = [time.process_time() - client, *(_spent(pid) - old for pid, old in zip(children, before, strict=True))]
-            return [what, *(f"{seconds / count * 1e6:.1f}" for seconds in spent)]
 
-        one = row("one blocking client", calls, lambda: append_p50(store, calls - 100))
-        many = row(f"{CLIENTS} blocking clients", CLIENTS * (calls + 10), lambda: blocking_rate(running, CLIENTS, calls))
-        many[1] = ""  # they are processes of their own
-        in_flight = row(f"{IN_FLIGHT} in flight", 4 * calls, lambda: asyncio.run(async_rate(running, IN_FLIGHT, 4 * calls)))
-        return [one, many, in_flight]
+def _row(running, what, count, work):
+    """Return what so many appends cost, each: the client in this process, the composite, and the worker's loop and threads."""
+    composite, worker = (running.child(name).pid for name in (STORE, SESSIONS))
+
+    def spent():
+        return [time.process_time(), _spent(composite), _spent(worker), _spent_in_threads(worker)]
+
+    before = spent()
+    work()
+    return [what, *(f"{(now - then) / count * 1e6:.1f}" for now, then in zip(spent(), before, strict=True))]
 
 
 def _spent(pid):
     """How many seconds a processor was busy with a process's main thread, which is where its loop runs."""
-    with open(f"/proc/{pid}/schedstat") as file:
-        return int(file.read().split()[0]) / 1e9
+    return _busy(f"/proc/{pid}")
+
+
+def _spent_in_threads(pid):
+    """The same for all other threads."""
+    return sum(_busy(task) for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(pid))
+
+
+def _busy(task):
+    return int(Path(task, "schedstat").read_text().split()[0]) / 1e9
 
 
 async def _alone(count):
