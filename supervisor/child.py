@@ -442,15 +442,19 @@ class Child:
     def _suspect(self, now: float) -> None:
         """Kill a process that has not beaten within its limit, and not within one more interval.
 
-        Another interval, because it may be that everybody was frozen, this process, too, and the child is just waking up.
+        Another interval, because it may be that everybody was frozen, this process, too, and the child is just waking up. If
+        this process wakes up late itself, that is so, and the child has its whole limit once more.
         """
         timeout = self.spec.heartbeat_timeout
         assert timeout is not None
+        assert self._hung_at is not None
         if self._overdue:
             self.kill(f"made no progress for {timeout:g} s", now)
         else:
+            interval = heartbeat(timeout)
+            was_frozen = now - self._hung_at > interval / 4
             self._overdue = True
-            self._hung_at = now + heartbeat(timeout)
+            self._hung_at = now + (timeout if was_frozen else interval)
 
     def _end(self, link: Link, ending: Ending) -> Ending:
         """Put the process away, and say why it ended."""
