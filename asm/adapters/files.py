@@ -155,7 +155,7 @@ class FileArtifactStore(Adapter):
     def _write(self, descriptor: int, key: str, data: Data, path: Path) -> None:
         """Write header and data. A small artifact is written at once; in a larger one, the header is filled in at the end."""
         doing, room, size, digest = f"put {key!r}", header_size(key), 0, hashlib.sha256()
-        buffer, written, begun = bytearray(room), 0, 0
+        buffer, written, begun = bytearray(room), 0, 0  # how many bytes are in the file, and with how many the disk has begun
         for chunk in chunks(data):
             start = len(buffer)
             buffer += chunk
@@ -165,7 +165,7 @@ class FileArtifactStore(Adapter):
             if len(buffer) >= CHUNK:
                 with _writing(doing, path):
                     _write_all(descriptor, buffer)
-                written += len(buffer)
+                written = room + size
                 buffer.clear()
                 if written - begun >= WRITE_BEHIND:
                     _begin_to_sync(descriptor, begun, written)

@@ -5,7 +5,7 @@
 asyncio has no end of a turn. What is put off with ``call_soon`` waits for a whole turn more, which costs more than all the rest
 of passing a message on; what is written at once wakes up the other side for each message. But a turn of asyncio begins with its
 selector, which we may choose: ours flushes before it waits. And before it sleeps it looks for a moment whether the next message
-comes, because with a few callers it comes sooner than a process is asleep and awake again.
+comes: a process that has to be woken first takes up to twice as long for a call.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ RECEIVE_BYTES: Final = 256 * 1024
 
 
 LOOK_SECONDS: Final = 150e-6
-"""How long a process that has sent something looks for what comes next before it sleeps. To fall asleep and be woken takes
-as long. Where nothing comes that fast, as the last sleep tells, it does not look."""
+"""How long a process that has sent something looks for what comes next before it sleeps: about what the others on the way of a
+call take. Where nothing comes that fast, as the last sleep tells, it does not look."""
 
 
 class Sender(Protocol):

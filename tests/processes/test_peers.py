@@ -26,16 +26,20 @@ def raw(tree, name="MyApp.Store"):
 
 def receive(connection):
     """Return the next message; None at the end of the connection."""
-    with contextlib.suppress(ConnectionResetError), connection.makefile("rb", buffering=0) as stream:
-        if header := stream.read(4):
-            (left,) = struct.unpack("!i", header)
-            data = b""
-            while len(data) < left:
-                if not (piece := stream.read(left - len(data))):
-                    return None
-                data += piece
-            return msgpack.unpackb(data, timestamp=3)
+    with contextlib.suppress(ConnectionResetError):
+        if len(header := exactly(connection, 4)) == 4:
+            (size,) = struct.unpack("!i", header)
+            if len(body := exactly(connection, size)) == size:
+                return msgpack.unpackb(body, timestamp=3)
     return None
+
+
+def exactly(connection, size):
+    """Return so many bytes, and nothing of the next message; fewer at the end of the connection."""
+    data = b""
+    while len(data) < size and (piece := connection.recv(size - len(data))):
+        data += piece
+    return data
 
 
 def request(msgid=1, method="get_latest_sequence", arguments=None, meta=None):

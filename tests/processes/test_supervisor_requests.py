@@ -45,12 +45,22 @@ def test_when_everybody_was_frozen_nobody_is_blamed(tmp_path):
         for each in everybody:
             os.kill(each, signal.SIGSTOP)
         assert wait_gone(everybody, timeout=3.5) == set(everybody)  # longer than the limit
-        for each in everybody:
-            os.kill(each, signal.SIGCONT)
-        assert wait_gone([pid], timeout=1.5) == {pid}
+        os.kill(tree.pid, signal.SIGCONT)
+        assert wait_gone([pid], timeout=1.5) == {pid}  # the child wakes up later, by more than an interval
+        os.kill(pid, signal.SIGCONT)
+        wait_for_a_beat(tree)
         tree.signal(signal.SIGTERM)
         tree.exit()
         assert ("a", "backoff") not in tree.states()
+
+
+def wait_for_a_beat(tree):
+    """Wait until the child of a tree beats once more."""
+    numbers = []
+    while len(set(numbers)) < 2:
+        tree.ask(children=None)
+        ((_name, _state, stats, _history),) = tree.wait_for(done="children")["result"]
+        numbers.append(stats.get("number"))
 
 
 def test_counters_come_with_the_heartbeat(tmp_path):

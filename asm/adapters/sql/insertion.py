@@ -17,39 +17,40 @@ from sqlalchemy.types import TypeEngine
 from asm.adapters.sql.tables import events
 from asm.core.values import Event
 
-__all__ = ["Insertion", "insertion"]
+__all__ = ["insert_events"]
 
 COLUMNS: Final = tuple(column.name for column in events.columns)
 
 _get: Final = operator.attrgetter(*COLUMNS)
 
 
-class Insertion:
-    """Stores events with one kind of database.
+def insert_events(connection: Connection, appended: Iterable[Event]) -> None:
+    """Insert events that have their sequence numbers.
 
-    :param dialect: which kind.
+    :raises IntegrityError: when one is stored already.
     """
+    # One for each kind of database, and not for each engine: our engines of a kind convert alike.
+    insertion = _insertions.get(connection.dialect.name)
+    if insertion is None:
+        insertion = _insertions[connection.dialect.name] = _Insertion(connection.dialect)
+    connection.exec_driver_sql(insertion.statement, [insertion.row(event) for event in appended])
+
+
+class _Insertion:
+    """The statement of one kind of database, and how its parameters are made."""
 
     def __init__(self, dialect: Dialect) -> None:
         compiled = insert(events).compile(dialect=dialect)
-        self._statement = str(compiled)
+        self.statement = str(compiled)
         self._by_name = not compiled.positional
         self._converters = [_converter(column.type, dialect) for column in events.columns]
         self._converters[COLUMNS.index("type")] = operator.attrgetter("value")
 
-    def execute(self, connection: Connection, appended: Iterable[Event]) -> None:
-        """Insert events that have their sequence numbers.
-
-        :raises IntegrityError: when one is stored already.
-        """
-        rows: list[Any] = [self._row(event) for event in appended]
-        if self._by_name:
-            rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-        connection.exec_driver_sql(self._statement, rows)
-
-    def _row(self, event: Event) -> tuple[Any, ...]:
+    def row(self, event: Event) -> Any:
+        """Return the parameters for an event."""
         pairs = zip(self._converters, _get(event), strict=True)
-        return tuple([value if convert is None else convert(value) for convert, value in pairs])
+        row = tuple([value if convert is None else convert(value) for convert, value in pairs])
+        return dict(zip(COLUMNS, row, strict=True)) if self._by_name else row
 
 
 def _converter(type_: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
@@ -57,11 +58,4 @@ def _converter(type_: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any]
     return type_.dialect_impl(dialect).bind_processor(dialect)
 
 
-def insertion(dialect: Dialect) -> Insertion:
-    """Return how events are inserted with this kind of database."""
-    if dialect.name not in _insertions:
-        _insertions[dialect.name] = Insertion(dialect)
-    return _insertions[dialect.name]
-
-
-_insertions: Final[dict[str, Insertion]] = {}
+_insertions: Final[dict[str, _Insertion]] = {}

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, dele
 from sqlalchemy.dialects import postgresql, sqlite
 
 from asm.adapters.appends import flushed_run, numbered
-from asm.adapters.sql.insertion import insertion
+from asm.adapters.sql.insertion import insert_events
 from asm.adapters.sql.tables import Time, events, runs, sequences, sessions
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session, Value
@@ -30,7 +30,7 @@ __all__ = ["CHANNEL", "WRITES", "Write", "among", "perform", "values"]
 V = TypeVar("V", bound=Value)
 
 IDS: Final = 500
-"""How many ids are looked up with one query. Databases limit the parameters of a statement."""
+"""How many ids are looked up, or sessions counted, with one statement. Databases limit its parameters."""
 
 CHANNEL: Final = "asm_events"
 """Where PostgreSQL tells of appends."""
@@ -97,9 +97,7 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
 
     A counter is made where there is none, because its lock keeps others from appending in the middle.
     """
-    now = datetime.now(UTC)
-    locked = [{"session_id": session_id, "last_sequence": 0, "updated_at": now} for session_id in session_ids]
-    connection.execute(_counting(connection.dialect.name), locked)
+    _reserve(connection, dict.fromkeys(session_ids, 0))
     owned = [{"owner": session_id} for session_id in session_ids]
     for key in (events.c.session_id, sessions.c.id, runs.c.session_id, sequences.c.session_id):
         connection.execute(delete(key.table).where(key == bindparam("owner")), owned)
@@ -110,7 +108,7 @@ def _append(connection: Connection, appended: Sequence[Event], *, again: bool) -
     stored = _stored(connection, [event.id for event in appended]) if again else {}
     new = numbered(appended, stored, lambda needs: _reserve(connection, needs))
     if new:
-        insertion(connection.dialect).execute(connection, new.values())
+        insert_events(connection, new.values())
         _notify(connection, {event.session_id for event in new.values()})
     return stored | new
 
@@ -163,16 +161,6 @@ def _saving(dialect: str, table: Table) -> Any:
 
 
 @functools.cache
-def _counting(dialect: str) -> Any:
-    """Return the statement that moves a session's counter on, and makes it where there is none."""
-    statement = _insert(dialect, sequences)
-    moved = sequences.c.last_sequence + statement.excluded.last_sequence
-    return statement.on_conflict_do_update(
-        index_elements=[sequences.c.session_id], set_={"last_sequence": moved, "updated_at": statement.excluded.updated_at}
-    )
-
-
-@functools.cache
 def _reserving(dialect: str, count: int) -> str:
     """Return the statement that moves so many counters on, and tells where they stand then."""
     row = {"postgresql": "(%s, %s, %s)", "sqlite": "(?, ?, ?)"}[dialect]
@@ -189,13 +177,10 @@ def _insert(dialect: str, table: Table) -> Any:
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
-def _row(value: Value) -> dict[str, Any]:
-    """Return the columns of a value."""
+def _row(value: Session | Run) -> dict[str, Any]:
+    """Return the columns of a session or run."""
     row = value.to_fields()
-    for name in ("status", "type"):
-        if name in row:
-            row[name] = row[name].value
-    return row
+    return row | {"status": row["status"].value}
 
 
 def values(connection: Connection, kind: type[V], query: Select[Any]) -> list[V]:

@@ -1,5 +1,6 @@
 """What is particular to artifacts in files: the tree, durability, what is left behind, and what goes wrong."""
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -222,6 +223,23 @@ def test_large_data_passes_through_little_memory(store):
 
 
 # -- What goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_the_disk_begins_before_all_has_come(store, monkeypatch):
+    """With each part once, and whether it takes the advice or not."""
+    asked = []
+
+    def advise(_descriptor, start, size, _advice):
+        asked.append((start, start + size))
+        raise OSError(errno.EINVAL, "no advice")
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    data = os.urandom(1024 * 1024) * 20
+    store.put("key", data)
+    assert store.get("key") == data
+    (first, middle), (then, last) = asked
+    assert (first, middle) == (0, then)
+    assert last <= len(data)
 
 
 @pytest.mark.parametrize(
