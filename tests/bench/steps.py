@@ -10,10 +10,11 @@ import statistics
 import time
 from pathlib import Path
 
+from artifacts import MIB, make
 from calls import CLIENTS, IN_FLIGHT, append_p50, async_rate, blocking_rate
 from durable import BATCH, BATCHERS, append_rate
 from measuring import event
-from trees import MEMORY, SESSIONS, SQLITE, STORE, tree
+from trees import ARTIFACTS, MEMORY, SESSIONS, SQLITE, STORE, tree
 
 from asm.adapters import InMemorySessionStore
 from asm.client.calling import outgoing
@@ -48,7 +49,7 @@ def alone(bench):
 
 
 def in_a_tree(bench):
-    """Measure what clients, composite and worker spend on an append; return rows of a table."""
+    """Measure what clients, composite and worker spend on an append, or a MiB of an artifact; return rows of a table."""
     calls = bench.size.calls
     many = f"{CLIENTS} blocking clients, a process each"
     with tree(bench, MEMORY) as running, running.connect() as store:
@@ -56,6 +57,11 @@ def in_a_tree(bench):
             _row(running, "one blocking client", calls, lambda: append_p50(store, calls - 100)),
             _row(running, many, CLIENTS * (calls + 10), lambda: blocking_rate(running, CLIENTS, calls)),
             _row(running, f"{IN_FLIGHT} in flight", 4 * calls, lambda: asyncio.run(async_rate(running, IN_FLIGHT, 4 * calls))),
+        ]
+        data, mib = make(bench.size.artifact), max(bench.size.artifact // MIB, 1)
+        artifacts = [
+            _row(running, "put to files, a MiB", mib, lambda: store.put("large", data), ARTIFACTS),
+            _row(running, "get from files, a MiB", mib, lambda: store.get("large"), ARTIFACTS),
         ]
     with tree(bench, SQLITE) as running:
         singles, batches = max(calls // 3, 1), max(calls // 30, 1)
@@ -70,12 +76,12 @@ def in_a_tree(bench):
         ]
     for row in rows[1], *rows[3:]:
         row[1] = ""  # these clients are processes of their own
-    return rows
+    return rows + artifacts
 
 
-def _row(running, what, count, work):
-    """Return what so many appends cost, each: the client in this process, the composite, and the worker's loop and threads."""
-    composite, worker = (running.child(name).pid for name in (STORE, SESSIONS))
+def _row(running, what, count, work, backend=SESSIONS):
+    """Return what each of so many costs: the client in this process, the composite, and the worker's loop and its threads."""
+    composite, worker = (running.child(name).pid for name in (STORE, backend))
 
     def spent():
         return [time.process_time(), _spent(composite), _spent(worker), _spent_in_threads(worker)]
