@@ -25,7 +25,7 @@ from asm.core.errors import Error
 from asm.processes.composite import Module, Named
 from asm.tree import composite_spec, preload, worker_spec
 from asm.wire.names import check_name, find_runtime_dir, prepare_runtime_dir, socket_path
-from supervisor import Child, ChildSpec, Listener, NameInUse, StartFailed
+from asm_supervisor import Child, ChildSpec, Listener, NameInUse, StartFailed
 
 __all__ = ["CompositeSessionStore", "Handle", "Reference", "start_link"]
 

@@ -27,7 +27,7 @@ from asm.processes.logs import LogStyle, log_to_stderr
 from asm.status import ChildStatus, RestartStatus, TreeStatus
 from asm.tree import build, policy, specs
 from asm.wire.names import socket_path
-from supervisor import Exit, Listener, ListenError, NameInUse, Notifier, Snapshot, SpecError
+from asm_supervisor import Exit, Listener, ListenError, NameInUse, Notifier, Snapshot, SpecError
 
 __all__ = ["Exit", "RunningTree", "Snapshot"]
 

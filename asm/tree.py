@@ -19,7 +19,7 @@ from asm.processes.composite import Module, Named
 from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
 from asm.wire.names import prepare_runtime_dir, socket_path
-from supervisor import Backoff, ChildSpec, Exit, Snapshot, Supervisor
+from asm_supervisor import Backoff, ChildSpec, Exit, Snapshot, Supervisor
 
 __all__ = ["PRELOAD", "Exit", "Snapshot", "build", "composite_spec", "policy", "preload", "specs", "worker_spec"]
 
@@ -32,7 +32,7 @@ def build(settings: Settings, log: LogStyle, **more: Any) -> Supervisor:
 
     :param settings: a configuration that was checked.
     :param log: how the children log.
-    :param more: the notifier and the callbacks of the :class:`~supervisor.Supervisor`.
+    :param more: the notifier and the callbacks of the :class:`~asm_supervisor.Supervisor`.
     :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
     """
     prepare_runtime_dir(settings.runtime_dir, settings.access.directory_mode)

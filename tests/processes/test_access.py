@@ -17,7 +17,7 @@ from multiprocess.connection import Client
 
 import asm
 import asm.aio
-import supervisor
+import asm_supervisor
 from asm.wire.frames import frame
 
 PATIENCE = 30.0
@@ -312,7 +312,7 @@ def test_a_pickle_is_never_loaded(trees, tmp_path, name):
 
 def test_nothing_that_loads_pickles_is_reachable_from_a_socket():
     """No module of the servers and clients knows how, and the library that starts processes reads no pickle from a pipe."""
-    for package in (asm, supervisor):
+    for package in (asm, asm_supervisor):
         for path in Path(package.__file__).parent.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = []
@@ -327,5 +327,5 @@ def test_nothing_that_loads_pickles_is_reachable_from_a_socket():
                 for name in names:
                     root = name.split(".")[0]
                     assert root not in ("pickle", "dill", "marshal", "shelve", "multiprocessing"), f"{path} imports {name}"
-                    assert root != "multiprocess" or package is supervisor, f"{path} imports {name}"
+                    assert root != "multiprocess" or package is asm_supervisor, f"{path} imports {name}"
                     assert not name.startswith("multiprocess.connection"), f"{path} imports {name}"

@@ -16,9 +16,9 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 import supervisor_targets as targets
 from supervisor_harness import Program, ask, environment, session, wait_gone
 
-from supervisor import Child, ChildSpec, NameInUse, SpecError, StartFailed, State
-from supervisor.launch import Launcher
-from supervisor.lifeline import MAX_MESSAGE
+from asm_supervisor import Child, ChildSpec, NameInUse, SpecError, StartFailed, State
+from asm_supervisor.launch import Launcher
+from asm_supervisor.lifeline import MAX_MESSAGE
 
 METHODS = ("forkserver", "spawn", "fork")
 
@@ -187,7 +187,7 @@ def test_a_system_without_resources(monkeypatch, forkserver):
     def refuse(*_):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("supervisor.child.Link", refuse)
+    monkeypatch.setattr("asm_supervisor.child.Link", refuse)
     child = Child(ChildSpec(name="a", target=targets.serve), launcher=forkserver)
     child.start()
     with pytest.raises(StartFailed, match=r"a could not be started: .*Too many open files"):
@@ -200,8 +200,8 @@ def test_a_process_that_survives_sigkill_does_not_keep_a_stop_for_ever(monkeypat
     child.wait_ready()
     pid = child.pid
     with monkeypatch.context() as patch:
-        patch.setattr("supervisor.child.KILL_PATIENCE", 0.1)
-        patch.setattr("supervisor.link.Link.kill", lambda _: None)  # as if it were stuck in the kernel
+        patch.setattr("asm_supervisor.child.KILL_PATIENCE", 0.1)
+        patch.setattr("asm_supervisor.link.Link.kill", lambda _: None)  # as if it were stuck in the kernel
         child.stop()
     assert (child.state, child.alive) == (State.STOPPED, False)
     assert "is there in spite of SIGKILL" in caplog.text
@@ -237,7 +237,7 @@ PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
 import supervisor_targets as targets
-from supervisor import Child, ChildSpec
+from asm_supervisor import Child, ChildSpec
 
 directory, method = Path(sys.argv[1]), sys.argv[2]
 
@@ -331,8 +331,8 @@ def test_a_program_that_ends_stops_its_children(tmp_path, method):
 
 def test_the_library_imports_nothing_but_multiprocess_and_msgpack():
     code = (
-        "import sys; old = set(sys.modules); import supervisor; print(*{name.split('.')[0] for name in set(sys.modules) - old})"
+        "import sys; old = set(sys.modules); import asm_supervisor; print(*{m.split('.')[0] for m in set(sys.modules) - old})"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     foreign = {name for name in done.stdout.split() if name not in sys.stdlib_module_names and not name.startswith("_")}
-    assert foreign - {"cython_runtime"} == {"supervisor", "multiprocess", "dill", "msgpack"}
+    assert foreign - {"cython_runtime"} == {"asm_supervisor", "multiprocess", "dill", "msgpack"}

@@ -224,7 +224,7 @@ def test_a_script_without_a_guard_is_not_run_again_in_children(tmp_path):
 import json, os, sys
 from pathlib import Path
 import supervisor_targets
-from supervisor import ChildSpec, Supervisor
+from asm_supervisor import ChildSpec, Supervisor
 
 with open({str(tmp_path / "runs")!r}, "a") as runs:
     runs.write("x")

@@ -15,9 +15,9 @@ sys.path.append(str(Path(__file__).parent / "programs"))
 import supervisor_targets as targets
 from supervisor_harness import PATIENCE, wait_gone
 
-from supervisor import ChildSpec
-from supervisor.launch import Launcher
-from supervisor.link import Link, wait
+from asm_supervisor import ChildSpec
+from asm_supervisor.launch import Launcher
+from asm_supervisor.link import Link, wait
 
 
 class Forgetful(Launcher):

@@ -223,7 +223,7 @@ def test_a_defect_of_the_supervisor_leaves_nothing_behind(tmp_path):
 import os, sys
 from pathlib import Path
 import supervisor_targets
-from supervisor import ChildSpec, Supervisor
+from asm_supervisor import ChildSpec, Supervisor
 class Defective(Supervisor):
     def _take_ending(self, child, ending, now):
         raise ZeroDivisionError

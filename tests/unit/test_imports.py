@@ -12,7 +12,7 @@ import asm
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
 outside = loaded - set(sys.stdlib_module_names)
 print(*sorted(name for name in outside if "cython" not in name))  # msgpack's own, which is compiled with Cython
-print(*sorted(name for name in ("asyncio", "multiprocess", "sqlalchemy", "pydantic", "supervisor") if name in sys.modules))
+print(*sorted(name for name in ("asyncio", "multiprocess", "sqlalchemy", "pydantic", "asm_supervisor") if name in sys.modules))
 """
 
 

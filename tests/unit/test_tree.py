@@ -5,7 +5,7 @@ import pytest
 from asm.config import BackoffSettings, ConfigError, read
 from asm.processes.logs import LogStyle
 from asm.tree import policy, specs
-from supervisor import Backoff
+from asm_supervisor import Backoff
 
 CONFIG = """
 [supervisor]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import supervisor_targets
 
-from supervisor import Backoff, ChildSpec, Notifier, Supervisor
+from asm_supervisor import Backoff, ChildSpec, Notifier, Supervisor
 
 
 def say(**event):

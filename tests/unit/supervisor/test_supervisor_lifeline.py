@@ -11,7 +11,7 @@ import msgpack
 import multiprocess
 import pytest
 
-from supervisor.lifeline import MAX_MESSAGE, End, Frames, Lifeline, encode
+from asm_supervisor.lifeline import MAX_MESSAGE, End, Frames, Lifeline, encode
 
 
 def framed(packed):

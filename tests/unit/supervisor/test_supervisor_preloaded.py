@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.parametrize(("error", "is_told"), [("EOFError", False), ("ValueError", True)])
 def test_a_parent_that_is_gone_is_nothing_to_complain_about(error, is_told):
-    program = f"import supervisor.preloading, supervisor.preloaded; raise {error}"
+    program = f"import asm_supervisor.preloading, asm_supervisor.preloaded; raise {error}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert (error in done.stderr) == bool(done.stderr) == is_told

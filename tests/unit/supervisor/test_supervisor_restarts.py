@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from supervisor.restarts import Backoff, Restart, add_restart, describe
+from asm_supervisor.restarts import Backoff, Restart, add_restart, describe
 
 
 def test_the_first_restart_comes_at_once_and_the_others_later_up_to_the_cap():

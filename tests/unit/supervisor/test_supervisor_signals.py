@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from supervisor.signals import Signals
+from asm_supervisor.signals import Signals
 
 
 def readable(signals):

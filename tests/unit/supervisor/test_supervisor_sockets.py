@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from supervisor import Listener, ListenError, NameInUse, sockets
-from supervisor.sockets import lock_path
+from asm_supervisor import Listener, ListenError, NameInUse, sockets
+from asm_supervisor.sockets import lock_path
 
 
 @pytest.fixture

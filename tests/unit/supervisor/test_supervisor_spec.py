@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import ChildSpec, SpecError, Supervisor
-from supervisor.spec import check_specs, target_name
-from supervisor.states import check_transition as target  # any function that can be imported
+from asm_supervisor import ChildSpec, SpecError, Supervisor
+from asm_supervisor.spec import check_specs, target_name
+from asm_supervisor.states import check_transition as target  # any function that can be imported
 
 
 def spec(**fields):
@@ -27,7 +27,7 @@ in_main.__module__ = "__main__"
 def test_a_child_needs_a_name_and_a_target_only():
     checked = check_specs([spec()])
     assert checked == (spec(),)
-    assert target_name(checked[0].target) == "supervisor.states:check_transition"
+    assert target_name(checked[0].target) == "asm_supervisor.states:check_transition"
 
 
 @pytest.mark.parametrize(

@@ -27,21 +27,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
-from supervisor.child import Child, Snapshot, notify
-from supervisor.inbox import Inbox
-from supervisor.launch import Launcher
-from supervisor.link import Ending, wait
-from supervisor.notify import Notifier
-from supervisor.reaper import adopts_orphans, reap
-from supervisor.restarts import Backoff, Restart, add_restart, describe
-from supervisor.signals import Signals
-from supervisor.sockets import ListenError
-from supervisor.spec import STRATEGIES, ChildSpec, SpecError, check_settings, check_specs, check_start_method
-from supervisor.states import DOWN, SETTLED, State
+from asm_supervisor.child import Child, Snapshot, notify
+from asm_supervisor.inbox import Inbox
+from asm_supervisor.launch import Launcher
+from asm_supervisor.link import Ending, wait
+from asm_supervisor.notify import Notifier
+from asm_supervisor.reaper import adopts_orphans, reap
+from asm_supervisor.restarts import Backoff, Restart, add_restart, describe
+from asm_supervisor.signals import Signals
+from asm_supervisor.sockets import ListenError
+from asm_supervisor.spec import STRATEGIES, ChildSpec, SpecError, check_settings, check_specs, check_start_method
+from asm_supervisor.states import DOWN, SETTLED, State
 
 __all__ = ["Exit", "Reloaded", "Supervisor", "next_to_start", "next_to_stop"]
 
-logger = logging.getLogger("supervisor")
+logger = logging.getLogger("asm_supervisor")
 
 DEFAULT_BACKOFF: Final = Backoff()
 
@@ -80,7 +80,7 @@ class Supervisor:
 
     :param specs: the children, in the order in which they are started.
     :param name: what the tree is called in logs.
-    :param strategy: who is restarted with a child that died: a key of :data:`~supervisor.spec.STRATEGIES`.
+    :param strategy: who is restarted with a child that died: a key of :data:`~asm_supervisor.spec.STRATEGIES`.
     :param max_restarts: how many restarts of a child are borne …
     :param max_seconds: … within so many seconds. With one more, the child's ``on_failure`` decides.
     :param backoff: how long a child that died waits for its restart.

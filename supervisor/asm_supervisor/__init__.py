@@ -4,14 +4,14 @@ It owns processes, their listening sockets and the pipes to them, and knows noth
 follows processes by pidfd.
 """
 
-from supervisor.child import Child, Snapshot, StartFailed
-from supervisor.lifeline import Lifeline
-from supervisor.notify import Notifier
-from supervisor.restarts import Backoff, Restart
-from supervisor.sockets import Listener, ListenError, NameInUse
-from supervisor.spec import ChildSpec, SpecError
-from supervisor.states import State
-from supervisor.supervisor import Exit, Reloaded, Supervisor
+from asm_supervisor.child import Child, Snapshot, StartFailed
+from asm_supervisor.lifeline import Lifeline
+from asm_supervisor.notify import Notifier
+from asm_supervisor.restarts import Backoff, Restart
+from asm_supervisor.sockets import Listener, ListenError, NameInUse
+from asm_supervisor.spec import ChildSpec, SpecError
+from asm_supervisor.states import State
+from asm_supervisor.supervisor import Exit, Reloaded, Supervisor
 
 __all__ = [
     "Backoff",

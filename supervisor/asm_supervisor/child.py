@@ -18,16 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from supervisor.launch import Launcher
-from supervisor.link import Ending, Link, heartbeat, wait
-from supervisor.restarts import Restart
-from supervisor.sockets import Listener
-from supervisor.spec import ChildSpec, check_specs, check_start_method
-from supervisor.states import DOWN, State, check_transition
+from asm_supervisor.launch import Launcher
+from asm_supervisor.link import Ending, Link, heartbeat, wait
+from asm_supervisor.restarts import Restart
+from asm_supervisor.sockets import Listener
+from asm_supervisor.spec import ChildSpec, check_specs, check_start_method
+from asm_supervisor.states import DOWN, State, check_transition
 
 __all__ = ["Child", "Snapshot", "StartFailed", "notify"]
 
-logger = logging.getLogger("supervisor")
+logger = logging.getLogger("asm_supervisor")
 
 EOF_PATIENCE: Final = 1.0
 """How many seconds a process may be there after it closed its lifeline. One that exits is gone within milliseconds."""

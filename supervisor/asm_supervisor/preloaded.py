@@ -1,11 +1,11 @@
-"""What the fork server imports last. See :mod:`supervisor.preloading`."""
+"""What the fork server imports last. See :mod:`asm_supervisor.preloading`."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
 
-from supervisor.preloading import finish
+from asm_supervisor.preloading import finish
 
 __all__ = ["complain"]
 

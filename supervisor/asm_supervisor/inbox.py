@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from supervisor import forks
+from asm_supervisor import forks
 
 __all__ = ["Inbox"]
 

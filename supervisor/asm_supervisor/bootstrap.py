@@ -18,12 +18,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from supervisor.launch import Parcel
-from supervisor.lifeline import Lifeline
+from asm_supervisor.launch import Parcel
+from asm_supervisor.lifeline import Lifeline
 
 __all__ = ["run_child"]
 
-logger = logging.getLogger("supervisor")
+logger = logging.getLogger("asm_supervisor")
 
 EXIT_PATIENCE: Final = 2.0
 """How many seconds the last lines of output have, before the process ends without them."""

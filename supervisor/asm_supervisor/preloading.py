@@ -2,7 +2,7 @@
 
 A fork server ends when its parent is gone, but notices it only once it serves. Until then, on a busy machine for seconds, it
 would be a process that nobody owns. So a thread looks after that meanwhile. It is gone before the first fork, which
-:mod:`supervisor.preloaded` sees to, because a thread and ``fork`` do not go together.
+:mod:`asm_supervisor.preloaded` sees to, because a thread and ``fork`` do not go together.
 
 A parent that is killed before this module is imported is not the parent any more. Who it was, the socket tells that the fork
 server has from it: its credentials are those of the process that listened on it (unix(7)).

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import msgpack
 
-from supervisor import forks
+from asm_supervisor import forks
 
 __all__ = ["MAX_MESSAGE", "End", "Frames", "Lifeline", "Message", "encode"]
 

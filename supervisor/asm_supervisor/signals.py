@@ -9,7 +9,7 @@ from collections import deque
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from supervisor import forks
+from asm_supervisor import forks
 
 __all__ = ["Signals"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
-from supervisor.sockets import MAX_PATH_BYTES, lock_path
+from asm_supervisor.sockets import MAX_PATH_BYTES, lock_path
 
 __all__ = [
     "ON_FAILURE",
@@ -56,7 +56,7 @@ class ChildSpec:
 
     :param name: unique in the tree; letters, digits, ``.``, ``_`` and ``-``, the first one a letter or digit.
     :param target: a function at the top level of a module that can be imported. It is called in the child as
-        ``target(lifeline, **kwargs)`` (:class:`~supervisor.lifeline.Lifeline`), and when it returns, the child exits.
+        ``target(lifeline, **kwargs)`` (:class:`~asm_supervisor.lifeline.Lifeline`), and when it returns, the child exits.
     :param kwargs: arguments for ``target``; they are pickled, except with the start method ``fork``.
     :param listen: the path of an AF_UNIX socket that the parent owns, listens on and hands down as ``lifeline.socket``.
     :param description: what the child is, in a few words for people.
@@ -66,8 +66,8 @@ class ChildSpec:
     :param on_failure: what follows when it died too often: ``shutdown``, the tree stops; ``degrade``, the others go on.
     :param start_timeout: how many seconds it may take until it is ready.
     :param stop_timeout: how many seconds lie between SIGTERM and SIGKILL.
-    :param heartbeat_timeout: after how many seconds without :meth:`~supervisor.lifeline.Lifeline.beat` a child that is ready
-        counts as hung; ``None``: never.
+    :param heartbeat_timeout: after how many seconds without :meth:`~asm_supervisor.lifeline.Lifeline.beat` a child that is
+        ready counts as hung; ``None``: never.
     """
 
     name: str

@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from supervisor import forks
+from asm_supervisor import forks
 
 __all__ = ["MAX_PATH_BYTES", "ListenError", "Listener", "NameInUse", "lock_path"]
 
-logger = logging.getLogger("supervisor")
+logger = logging.getLogger("asm_supervisor")
 
 MAX_PATH_BYTES: Final = 107
 """How long the path of an AF_UNIX socket may be: ``sun_path`` has 108 bytes, the last one is NUL."""

@@ -22,13 +22,13 @@ from multiprocess.reduction import ForkingPickler
 
 __all__ = ["Launcher", "Parcel", "descriptors", "exit_status", "is_child_of_fork_server"]
 
-logger = logging.getLogger("supervisor")
+logger = logging.getLogger("asm_supervisor")
 
-PRELOADED: Final = ("supervisor.bootstrap",)
+PRELOADED: Final = ("asm_supervisor.bootstrap",)
 """What every child needs. The fork server imports it once for all."""
 
-FIRST: Final = "supervisor.preloading"
-LAST: Final = "supervisor.preloaded"
+FIRST: Final = "asm_supervisor.preloading"
+LAST: Final = "asm_supervisor.preloaded"
 """Before and after everything that the fork server imports."""
 
 TRACKER_PATIENCE: Final = 1.0

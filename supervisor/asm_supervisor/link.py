@@ -28,15 +28,15 @@ from typing import Any, Final
 
 import multiprocess
 
-from supervisor import forks
-from supervisor.bootstrap import run_child
-from supervisor.launch import Launcher, Parcel, descriptors, exit_status, is_child_of_fork_server
-from supervisor.lifeline import End, Message, encode
-from supervisor.spec import ChildSpec, target_name
+from asm_supervisor import forks
+from asm_supervisor.bootstrap import run_child
+from asm_supervisor.launch import Launcher, Parcel, descriptors, exit_status, is_child_of_fork_server
+from asm_supervisor.lifeline import End, Message, encode
+from asm_supervisor.spec import ChildSpec, target_name
 
 __all__ = ["Ending", "Link", "heartbeat", "wait"]
 
-logger = logging.getLogger("supervisor")
+logger = logging.getLogger("asm_supervisor")
 
 STATUS_PATIENCE: Final = 0.5
 """For how many seconds the exit status of a process that is gone is waited for. The fork server tells it within a moment."""
