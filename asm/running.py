@@ -42,7 +42,7 @@ class RunningTree:
     :param config: the file, which a reload reads again.
     :param settings: what it says now.
     :param style: how the tree logs.
-    :param on_ready: told once, when all children are ready.
+    :param on_ready: told once, when all children are up.
     :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
     """
 

@@ -45,7 +45,8 @@ class ChildStatus:
     description: str
     """What it is, in a few words for people."""
     state: str
-    """``starting``, ``ready``, ``backoff``, ``stopping``, ``failed``, ``ended`` or ``stopped``."""
+    """``starting``, ``ready``, ``waiting``, ``backoff``, ``stopping``, ``failed``, ``ended`` or ``stopped``. One that waits
+    serves its name, and its store is away."""
     pid: int | None
     """Its process, if it has one."""
     uptime_seconds: float | None
@@ -55,7 +56,7 @@ class ChildStatus:
     history: tuple[RestartStatus, ...]
     """The last of these restarts, the oldest first."""
     reason: str
-    """How its last process ended, in words that follow its name; empty when none has ended."""
+    """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
     calls: int
     errors: int
     """How many of these calls were answered with an error."""
