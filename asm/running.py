@@ -213,6 +213,7 @@ def _child_status(child: Snapshot, now: float) -> ChildStatus:
             for restart in child.history
         ),
         reason=child.reason,
+        health=str((child.stats.get("health") or {}).get("message", "")) if child.pid is not None else "",
         memory_bytes=None if child.pid is None else _memory(child.pid),
         **stats,
     )

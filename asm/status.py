@@ -62,6 +62,8 @@ class ChildStatus:
     """How many of these calls were answered with an error."""
     in_flight: int
     """How many of them are not answered yet."""
+    health: str
+    """What is wrong with its store, as that said when it was asked last, or as its last calls failed; empty when it is well."""
     memory_bytes: int | None
     """Its share of the memory of the machine (PSS), where pages that processes share count in parts."""
 
@@ -91,8 +93,8 @@ class TreeStatus:
 
     @property
     def state(self) -> str:
-        """``ready`` when every child is, else ``degraded``."""
-        return READY if all(child.state == READY for child in self.children) else DEGRADED
+        """``ready`` when every child is, and every store is well; else ``degraded``."""
+        return READY if all(child.state == READY and not child.health for child in self.children) else DEGRADED
 
     def to_map(self) -> dict[str, Any]:
         """Return it as a map of JSON values, with its state."""

@@ -28,7 +28,7 @@ RETRYABLE_CODES: Final = frozenset(
 )
 """Codes that are worth repeating whatever their details say."""
 
-RETRYABLE_REASONS: Final = frozenset({"backend_exited", "backend_restarting", "overloaded", "shutting_down"})
+RETRYABLE_REASONS: Final = frozenset({"backend_exited", "backend_restarting", "backend_waiting", "overloaded", "shutting_down"})
 """Values of ``details["reason"]`` with which a ``storage_error`` is worth repeating: a backend went away or is overloaded."""
 
 

@@ -28,6 +28,8 @@ class Health:
     def heard(self, error: Error | None) -> bool:
         """Note what the store said when it was asked how it is, ``None``: well; return whether that is news."""
         before, self._said = self._said, error
+        if error is None:  # what could not be reached is there again
+            self._failing = {name: seen for name, seen in self._failing.items() if seen[1].details.get("away") is not True}
         return (before is None) != (error is None)
 
     def failed(self, operation: str, error: Error, now: float) -> bool:

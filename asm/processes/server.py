@@ -292,8 +292,9 @@ class Server:
             return None
 
     def _tell(self) -> None:
-        """Tell the parent whether calls can be made."""
+        """Tell the parent whether calls can be made. First the heartbeat: what it says of the stores must not be older."""
         assert self._service is not None
+        self._lifeline.beat(self._stats())
         if (away := self._service.away) is None:
             self._lifeline.ready()
         else:
