@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ class Launcher:
             with blocked(signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 process.start()
         else:
+            tempfile.gettempdir()  # without one it cannot import multiprocess (see ``anywhere``), and could not say so
             before = _tracker()
             with blocked(signal.SIGHUP):
                 resource_tracker.ensure_running()  # as a side effect this unblocks the other signals: so do it first

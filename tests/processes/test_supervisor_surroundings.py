@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "programs"))
 
-from supervisor_harness import Program, Tree, ask
+from supervisor_harness import Program, Tree, ask, environment
 
 METHODS = ("forkserver", "spawn", "fork")
 
@@ -62,15 +62,28 @@ def test_the_working_directory_is_deleted(tmp_path, method):
         tree.exit()
 
 
-@pytest.mark.parametrize("kind", ["too long for a socket", "not there"])
-def test_a_temporary_directory_that_cannot_be_used(tmp_path, method, kind):
+def test_a_temporary_directory_whose_path_is_too_long_for_a_socket(tmp_path, method):
     temporary = tmp_path / ("t" * 97)
-    if kind != "not there":
-        temporary.mkdir()
+    temporary.mkdir()
     with Tree(tmp_path, {"name": "a", "target": "serve"}, start_method=method, variables={"TMPDIR": str(temporary)}) as tree:
         tree.up()
         tree.signal(signal.SIGTERM)
         tree.exit()
+
+
+NO_TEMPORARY_DIRECTORY = "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nowhere']"
+
+
+def test_there_is_no_temporary_directory(tmp_path, method):
+    (tmp_path / "sitecustomize.py").write_text(NO_TEMPORARY_DIRECTORY)
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    with Tree(tmp_path, {"name": "a", "target": "serve"}, start_method=method, variables={"PYTHONPATH": path}) as tree:
+        if method == "spawn":  # a new interpreter has to import what asks for one
+            assert "a could not be started: FileNotFoundError: [Errno 2] No usable temporary directory" in tree.exit()["reason"]
+        else:
+            kill_and_wait(tree, "a", tree.up()["a"])
+            tree.signal(signal.SIGTERM)
+            tree.exit()
 
 
 PROGRAM = """
@@ -156,7 +169,7 @@ def test_there_is_no_room_for_one_more_process(tmp_path):
 
 def test_a_module_that_cannot_be_imported_keeps_nobody_who_does_not_need_it(tmp_path):
     (tmp_path / "supervisor_broken_import.py").write_text("raise ZeroDivisionError")
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2]), str(Path(__file__).parent / "programs")])
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     settings = {"preload": ["supervisor_broken_import", "supervisor_no_such_module"], "variables": {"PYTHONPATH": path}}
     with Tree(tmp_path, {"name": "a", "target": "serve"}, start_method="forkserver", **settings) as tree:
         tree.up()
