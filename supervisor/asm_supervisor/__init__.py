@@ -4,6 +4,7 @@ It owns processes, their listening sockets and the pipes to them, and knows noth
 follows processes by pidfd.
 """
 
+from asm_supervisor import anywhere  # noqa: F401  # first: what the others import needs it
 from asm_supervisor.child import Child, Snapshot, StartFailed
 from asm_supervisor.lifeline import Lifeline
 from asm_supervisor.notify import Notifier

@@ -30,7 +30,7 @@ import multiprocess
 
 from asm_supervisor import forks
 from asm_supervisor.bootstrap import run_child
-from asm_supervisor.launch import Launcher, Parcel, descriptors, exit_status, is_child_of_fork_server
+from asm_supervisor.launch import Launcher, Parcel, is_child_of_fork_server
 from asm_supervisor.lifeline import End, Message, encode
 from asm_supervisor.spec import ChildSpec, target_name
 
@@ -157,7 +157,7 @@ class Link:
         status = None
         if self._process is not None:
             was_told = wait([self._process.sentinel])
-            status = exit_status(self._process)
+            status = self._process.exitcode
             if status is None and not was_told and now < self._gone_at + STATUS_PATIENCE:
                 return None
         if self._failure is not None and self.pid is None:
@@ -190,7 +190,7 @@ class Link:
         is_this_child = self._launching_thread == threading.get_ident()
         files = [file for file in (self._pidfd, self._launched) if file is not None]
         if self._process is not None:
-            files += descriptors(self._process)
+            files += forks.descriptors(self._process)
         for file in files:
             with contextlib.suppress(OSError):
                 os.close(file)

@@ -179,10 +179,21 @@ def tell_surroundings(lifeline, **kwargs):
             "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
             "wakeup": signal.set_wakeup_fd(-1),
+            "sighup": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
+            "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+            "directory": os.readlink("/proc/self/cwd"),
+            "argv": sys.argv,
             "main": getattr(sys.modules["__main__"], "__file__", None),
             "kwargs": json.dumps(kwargs, default=repr),
         }
     )
+    lifeline.wait()
+
+
+def say_through(lifeline, connection):
+    """Say something through a connection that came with the arguments."""
+    connection.send_bytes(b"%d" % os.getpid())
+    lifeline.ready()
     lifeline.wait()
 
 
