@@ -209,7 +209,7 @@ def _child_status(child: Snapshot, now: float) -> ChildStatus:
         uptime_seconds=None if child.started_at is None else round(now - child.started_at, 3),
         restarts=child.restarts,
         history=tuple(
-            RestartStatus(at=datetime.now(UTC) - timedelta(seconds=now - restart.at), reason=restart.reason)
+            RestartStatus(at=datetime.now(UTC) - timedelta(seconds=now - restart.at), reason=restart.reason, kind=restart.kind)
             for restart in child.history
         ),
         reason=child.reason,

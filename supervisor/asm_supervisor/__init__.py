@@ -7,11 +7,12 @@ follows processes by pidfd.
 from asm_supervisor.child import Child, Snapshot, StartFailed
 from asm_supervisor.lifeline import Lifeline
 from asm_supervisor.notify import Notifier
+from asm_supervisor.outcomes import Exit, Reloaded
 from asm_supervisor.restarts import Backoff, Restart
 from asm_supervisor.sockets import Listener, ListenError, NameInUse
 from asm_supervisor.spec import ChildSpec, SpecError
 from asm_supervisor.states import State
-from asm_supervisor.supervisor import Exit, Reloaded, Supervisor
+from asm_supervisor.supervisor import Supervisor
 
 __all__ = [
     "Backoff",

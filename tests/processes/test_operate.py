@@ -232,7 +232,8 @@ def test_with_one_for_all_the_others_are_restarted_too(trees):
     kill(tree, "dev.sessions")
     for name in NAMES:
         child = tree.wait_child(name, lambda child: child.state == "ready" and child.pid != before[child.name])
-        assert child.restarts == 1
+        crashed = name == "dev.sessions"
+        assert (child.restarts, [restart.kind for restart in child.history]) == (crashed, ["crash" if crashed else "needed"])
     with tree.connect() as store:
         wait_until(lambda: store.put("key", b""))
 
@@ -276,6 +277,8 @@ def test_a_restart_concerns_one_child(memory_tree):
     memory_tree.wait_child("dev.artifacts", lambda child: child.state == "ready" and child.pid != before["dev.artifacts"])
     after = pids(memory_tree)
     assert {name for name in NAMES if after[name] != before[name]} == {"dev.artifacts"}
+    child = memory_tree.child_status("dev.artifacts")
+    assert (child.restarts, [restart.kind for restart in child.history]) == (0, ["asked"])  # it did not crash
 
 
 def reload(tree, how):

@@ -131,6 +131,45 @@ def test_a_reload_changes_what_is_described_differently_and_nothing_else(tmp_pat
         assert [name for name, state in tree.states()[-6:] if state == "stopped"] == ["c", "d", "a"]
 
 
+@pytest.mark.parametrize("strategy", ["one_for_one", "rest_for_one", "one_for_all"])
+def test_a_child_that_is_being_restarted_when_a_reload_takes_it_out_just_goes(tmp_path, strategy):
+    others = [{"name": name, "target": "serve", "listen": str(tmp_path / f"{name}.sock")} for name in "ab"]
+    slow = {"name": "x", "target": "block", "listen": str(tmp_path / "x.sock"), "stop_timeout": 1.0}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE)
+        manager.bind(str(tmp_path / "notify"))
+        variables = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with Tree(tmp_path, others[0], slow, others[1], strategy=strategy, variables=variables) as tree:
+            pids = tree.up()
+            tree.ask(restart="x")
+            tree.wait_for(child="x", state="stopping")
+            tree.ask(reload=others)
+            assert tree.wait_for(done="reload")["result"] == "Reloaded(added=(), changed=(), removed=('x',))"
+            while not manager.recv(4096).startswith(b"RELOADING=1"):
+                pass
+            while manager.recv(4096) != b"READY=1":
+                pass
+            assert ("x", "stopped") in tree.states() or tree.wait_for(child="x", state="stopped")
+            assert [ask(tmp_path / f"{name}.sock") for name in "ab"] == [pids[name] for name in "ab"]
+            assert not list(tmp_path.glob("x.sock*"))
+            tree.signal(signal.SIGTERM)
+            tree.exit()
+            assert not {("a", "backoff"), ("b", "backoff")} & set(tree.states())
+
+
+def test_a_child_that_comes_back_before_it_has_gone_is_started_again(tmp_path):
+    slow = {"name": "x", "target": "block", "stop_timeout": 0.5}
+    with Tree(tmp_path, {"name": "a", "target": "serve"}, slow) as tree:
+        pids = tree.up()
+        tree.ask(reload=[{"name": "a", "target": "serve"}])
+        tree.wait_for(done="reload")
+        tree.ask(reload=[{"name": "a", "target": "serve"}, slow])
+        assert tree.wait_for(done="reload")["result"] == "Reloaded(added=(), changed=('x',), removed=())"
+        assert tree.wait_for(child="x", state="ready")["pid"] != pids["x"]
+        tree.signal(signal.SIGTERM)
+        assert tree.exit()["exit"] == "stopped"
+
+
 @pytest.mark.parametrize(
     ("spec", "error"),
     [

@@ -49,6 +49,33 @@ def test_who_is_restarted_with_one_that_died(tmp_path, strategy, again):
     assert journal.read_text().split("\n")[:-1] == [*started, *stopped, *restarted, "stop c", "stop b", "stop a"]
 
 
+@pytest.mark.parametrize("strategy", ["rest_for_one", "one_for_all"])
+def test_with_another_that_died_a_transient_one_is_restarted_and_a_temporary_one_never(tmp_path, strategy):
+    """As with OTP, which restarts all children but temporary ones."""
+    specs = [
+        {"name": "a", "target": "serve"},
+        {"name": "temporary", "target": "serve", "restart": "temporary"},
+        {"name": "transient", "target": "serve", "restart": "transient"},
+        {"name": "done", "target": "end_when_told", "kwargs": {"journal": None}, "restart": "transient"},
+        {"name": "b", "target": "serve"},
+    ]
+    with Tree(tmp_path, *specs, strategy=strategy) as tree:
+        pids = tree.up()
+        os.kill(pids["done"], signal.SIGTERM)
+        tree.wait_for(child="done", state="ended")
+        os.kill(pids["a"], signal.SIGKILL)
+        mark = len(tree.states())
+        tree.wait_for(child="b", state="ready")
+        states = since(tree, mark)
+        assert [name for name, state in states if state == "stopping"] == ["b", "transient", "temporary"]
+        assert [name for name, state in states if state == "ready"] == ["a", "transient", "done", "b"]
+        assert [name for name, state in states if state == "ended"] == ["temporary"]
+        # Who asks for it gets it.
+        tree.ask(restart="temporary")
+        tree.wait_for(child="temporary", state="ready")
+        assert settle(tree)["exit"] == "stopped"
+
+
 def test_two_that_die_at_once_are_both_restarted_in_order(tmp_path):
     specs = [{"name": name, "target": "serve"} for name in "abcd"]
     with Tree(tmp_path, *specs, strategy="rest_for_one") as tree:
