@@ -63,6 +63,8 @@ class ChildStatus:
     """The last of its restarts, of every kind, the oldest first."""
     reason: str
     """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
+    due_in_seconds: float | None = None
+    """In how many seconds the next process is started, while it is ``backoff`` or ``failed``; ``None``: none is."""
     calls: int
     errors: int
     """How many of these calls were answered with an error."""
@@ -79,7 +81,8 @@ class ChildStatus:
     def from_map(cls, data: dict[str, Any]) -> ChildStatus:
         """Rebuild it from :meth:`to_map`. What a newer version added is left out."""
         history = tuple(RestartStatus.from_map(item) for item in data["history"])
-        return cls(**{name: data[name] for name in cls.__slots__} | {"history": history})
+        missing = {"due_in_seconds"} - data.keys()  # those of an older version
+        return cls(**{name: data[name] for name in cls.__slots__ if name not in missing} | {"history": history})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

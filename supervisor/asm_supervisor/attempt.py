@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from asm_supervisor.lifeline import Message
-from asm_supervisor.link import Ending, Link, heartbeat
+from asm_supervisor.link import Ending, Link
 from asm_supervisor.spec import ChildSpec
 
 __all__ = ["Attempt"]
@@ -32,6 +32,7 @@ class Attempt:
 
     :param spec: what it is to be; its timeouts may change meanwhile.
     :param link: the process, or how it ended before there was one.
+    :param is_trial: whether it is to show that a child which failed can be there again.
     :ivar up_at: when it came up, ready or waiting; ``None`` as long as it has not.
     :ivar info: what it said when it became ready, or began to wait.
     :ivar stats: what it said with its last heartbeat.
@@ -43,8 +44,9 @@ class Attempt:
     Moments are those of ``time.monotonic``.
     """
 
-    def __init__(self, spec: ChildSpec, link: Link | Ending, now: float) -> None:
+    def __init__(self, spec: ChildSpec, link: Link | Ending, now: float, *, is_trial: bool = False) -> None:
         self.spec = spec
+        self.is_trial = is_trial
         self.started_at = now
         self.up_at: float | None = None
         self.info: Mapping[str, Any] = {}
@@ -156,6 +158,10 @@ class Attempt:
 
     # -- What it is told
 
+    def tell(self, message: str, body: Mapping[str, Any]) -> bool:
+        """Tell it something; return whether there was room for it. A process that does not listen is stuck."""
+        return isinstance(self._link, Link) and self._link.tell(message, body)
+
     def dismiss(self, now: float) -> None:
         """Ask it to stop; it is to be killed when ``stop_timeout`` has passed."""
         if isinstance(self._link, Link) and not self.is_leaving:
@@ -197,12 +203,12 @@ class Attempt:
         Another interval, because it may be that everybody was frozen, this process, too, and the child is just waking up. If
         this process wakes up late itself, that is so, and the child has its whole limit once more.
         """
-        timeout = self.spec.heartbeat_timeout
+        timeout, interval = self.spec.heartbeat_timeout, self.spec.heartbeat
         assert timeout is not None
+        assert interval is not None
         assert self._hung_at is not None
         if self._overdue:
             return f"made no progress for {timeout:g} s"
-        interval = heartbeat(timeout)
         was_frozen = now - self._hung_at > interval / 4
         self._overdue = True
         self._hung_at = now + (timeout if was_frozen else interval)

@@ -37,12 +37,13 @@ system call does not interrupt it, and a program has no wake-up descriptor for i
 HISTORY: Final = 20
 """How many of a child's last restarts are remembered."""
 
-LEVELS: Final[Mapping[State, int]] = {
+LEVELS: Final[Mapping[State | tuple[State, State], int]] = {
     State.WAITING: logging.WARNING,
     State.BACKOFF: logging.WARNING,
     State.FAILED: logging.ERROR,
+    (State.FAILED, State.STARTING): logging.DEBUG,
 }
-"""How loudly a log tells of a new state. The others are the usual course of things."""
+"""How loudly a log tells of a new state. Others are the usual course of things; one that failed is tried again and again."""
 
 
 class StartFailed(Exception):  # noqa: N818  # says what happened
@@ -83,6 +84,8 @@ class Snapshot:
     """What it said when it became ready, or began to wait."""
     stats: Mapping[str, Any]
     """What it said with its last heartbeat."""
+    due_at: float | None
+    """When its next process is due, by ``time.monotonic``; ``None`` when none is."""
     beat_at: float | None
     """When that was, by ``time.monotonic``; ``None`` when its process has not beaten yet."""
 
@@ -174,6 +177,7 @@ class Child:
             listen=self.spec.listen,
             info={} if attempt is None else attempt.info,
             stats={} if attempt is None else attempt.stats,
+            due_at=self.restart_at,
             beat_at=None if attempt is None else attempt.beat_at,
         )
 
@@ -283,6 +287,25 @@ class Child:
         :param kind: whether somebody asked for that, or the supervisor needs it.
         """
         self.wanted, self._wish, self._kind = wanted, why, kind
+        if wanted is Wanted.LEAVE:
+            self.restart_at = None
+
+    def describe(self, spec: ChildSpec) -> bool:
+        """Be what ``spec`` says from now on; return whether another process is needed for that."""
+        before, self.spec = self.spec, spec
+        needed = not spec.makes_the_same(before)
+        if self._attempt is not None and self.has_process:
+            self._attempt.spec = spec
+            if spec.settings != before.settings:
+                needed |= not self._attempt.tell("settings", spec.settings)
+        if self.state is State.FAILED:
+            self.restart_at = self._retry_at(self._since)
+        return needed
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether its last process was to show that it need not be ``failed``, and has not."""
+        return self._attempt is not None and self._attempt.is_trial and self._attempt.up_at is None
 
     def forget(self) -> None:
         """Let the history of the deaths begin anew."""
@@ -298,7 +321,7 @@ class Child:
         except (OSError, RuntimeError) as error:  # no descriptors, no threads
             link = Ending(f"could not be started: {error}")
         self._begun += 1
-        self._attempt = Attempt(self.spec, link, now)
+        self._attempt = Attempt(self.spec, link, now, is_trial=self.state is State.FAILED)
         self.become(State.STARTING)
 
     def await_restart(self, moment: float, reason: str = "") -> None:
@@ -315,11 +338,12 @@ class Child:
         self.become(State.BACKOFF, self._history[-1].reason, restarts=self._restarts, delay=delay)
 
     def rest(self, state: State, reason: str) -> None:
-        """Have no process until somebody asks for one. Connections are refused; the name is kept.
+        """Have no process until somebody asks for one, or it is time to try again. Connections are refused; the name is kept.
 
         :param state: ``failed`` or ``ended``.
         """
         self.want(Wanted.RUN)
+        self.restart_at = self._retry_at(time.monotonic()) if state is State.FAILED else None
         if self._listener is not None:
             self._listener.hand_over()
         self.become(state, reason)
@@ -330,9 +354,8 @@ class Child:
 
     @property
     def deadline(self) -> float | None:
-        """When something is due though nothing is readable, by ``time.monotonic``."""
-        times = [self.restart_at, None if self._attempt is None else self._attempt.deadline]
-        return min((moment for moment in times if moment is not None), default=None)
+        """When something is due to its process though nothing is readable, by ``time.monotonic``."""
+        return None if self._attempt is None else self._attempt.deadline
 
     def step(self, now: float) -> Ending | None:
         """Take note of what has happened, and do what is due.
@@ -382,11 +405,11 @@ class Child:
         :raises IllegalTransition: when ``state`` may not follow the current one.
         """
         check_transition(self.name, self.state, state)
+        level = LEVELS.get((self.state, state), LEVELS.get(state, logging.INFO))
         self.state = state
         self._since = time.monotonic()
         if state is not State.WAITING:
             self.reason = reason or self.reason
-        level = LEVELS.get(state, logging.INFO)
         logger.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "", extra=self._extra(reason) | more)
         notify(self._on_change, self.snapshot)
 
@@ -395,6 +418,8 @@ class Child:
         speaks_of_itself = not attempt.is_leaving and attempt.error is None
         match message:
             case "ready" | "waiting" if speaks_of_itself:
+                if self.is_on_trial:
+                    self.forget()
                 attempt.come_up(body, now)
                 self.ever_up = True
                 if (state := State(message)) is not self.state:
@@ -407,6 +432,10 @@ class Child:
                 logger.debug("%s: said %s while it was %s", self.name, message, self.state, extra=self._extra(""))
             case _:
                 notify(self._on_message, self.snapshot, message, body)
+
+    def _retry_at(self, failed_at: float) -> float | None:
+        """Return when a child that failed is tried again, as it is described."""
+        return failed_at + self.spec.retry_after if self.spec.retry_after else None
 
     def _extra(self, reason: str) -> dict[str, Any]:
         return {"child": self.name, "pid": self.pid, "reason": reason}

@@ -31,4 +31,7 @@ class Reloaded:
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
+    """Described differently, so that another process is needed."""
+    adjusted: tuple[str, ...]
+    """Described differently, and the process stays: it was told, or only its parent is concerned."""
     removed: tuple[str, ...]

@@ -32,20 +32,18 @@ from asm_supervisor.inbox import Inbox
 from asm_supervisor.launch import Launcher
 from asm_supervisor.link import Ending, wait
 from asm_supervisor.notify import Notifier
-from asm_supervisor.order import next_to_start, next_to_stop
 from asm_supervisor.outcomes import Exit, Reloaded
+from asm_supervisor.policy import DEFAULT_BACKOFF, Policy, next_to_start, next_to_stop, what_follows
 from asm_supervisor.reaper import adopts_orphans, reap
-from asm_supervisor.restarts import Backoff, Restart, add_restart, describe
+from asm_supervisor.restarts import Backoff, Restart
 from asm_supervisor.signals import Signals
 from asm_supervisor.sockets import ListenError
-from asm_supervisor.spec import STRATEGIES, ChildSpec, SpecError, check_settings, check_specs, check_start_method
+from asm_supervisor.spec import ChildSpec, SpecError, check_name, check_specs, check_start_method
 from asm_supervisor.states import DOWN, SETTLED, State, Wanted
 
 __all__ = ["Supervisor"]
 
 logger = logging.getLogger("asm_supervisor")
-
-DEFAULT_BACKOFF: Final = Backoff()
 
 T = TypeVar("T")
 
@@ -92,8 +90,9 @@ class Supervisor:
         on_message: Callable[[Snapshot, str, Mapping[str, Any]], None] | None = None,
         on_hangup: Callable[[], None] | None = None,
     ) -> None:
-        check_settings(name=name, strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds)
+        check_name(name)
         check_start_method(start_method)
+        self._policy = Policy(strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds, backoff=backoff)
         self.name = name
         self._launcher = Launcher(start_method, preload)
         self._notifier = notifier or Notifier()
@@ -103,10 +102,6 @@ class Supervisor:
         self._on_hangup = on_hangup
         self._children = [self._child(spec) for spec in check_specs(specs)]
         """In start order. Those that a reload took out of the description come first, because they are stopped last."""
-        self._strategy = strategy
-        self._max_restarts = max_restarts
-        self._max_seconds = max_seconds
-        self._backoff = backoff
         self._inbox = Inbox()
         self._signalled_at: float | None = None
         self._alive_at = 0.0
@@ -187,24 +182,18 @@ class Supervisor:
     def reload(
         self,
         specs: Iterable[ChildSpec],
-        *,
-        strategy: str | None = None,
-        max_restarts: int | None = None,
-        max_seconds: float | None = None,
-        backoff: Backoff | None = None,
+        **policy: Any,
     ) -> Reloaded:
-        """Take a new description: start who is new, restart who is described differently, then stop who is not in it.
+        """Take a new description: start who is new, restart who needs another process, then stop who is not in it.
 
+        :param policy: ``strategy``, ``max_restarts``, ``max_seconds``, ``backoff``; what is not given stays as it is.
         :return: what it changes. That it has been done is seen in :attr:`children`.
         :raises SpecError: when it cannot work, or changes a socket; nothing was changed then.
         :raises ListenError: when a new child cannot have its socket; nothing was changed then.
         :raises RuntimeError: when the tree is stopping.
         """
         self._refuse_when_stopping()
-        strategy = strategy or self._strategy
-        max_restarts = self._max_restarts if max_restarts is None else max_restarts
-        max_seconds = self._max_seconds if max_seconds is None else max_seconds
-        check_settings(name=self.name, strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds)
+        new_policy = replace(self._policy, **policy)
         checked = check_specs(specs)
         present = {child.name: child for child in self._children}
         for spec in checked:
@@ -215,8 +204,7 @@ class Supervisor:
 
         self._is_as_described = False
         self._notifier.reloading()
-        self._strategy, self._max_restarts, self._max_seconds = strategy, max_restarts, max_seconds
-        self._backoff = backoff or self._backoff
+        self._policy = new_policy
         wanted = {spec.name: spec for spec in checked}
         removed = [child for child in self._described() if child.name not in wanted]
         leaving = [child for child in self._children if child.name not in wanted]
@@ -224,9 +212,11 @@ class Supervisor:
             child.want(Wanted.LEAVE)
         everyone = present | {child.name: child for child in added}
         self._children = [*leaving, *(everyone[name] for name in wanted)]
+        differing = [present[name] for name, spec in wanted.items() if name in present and present[name].spec != spec]
         changed = [present[name] for name in wanted if name in present and self._redescribe(present[name], wanted[name])]
-        names = [tuple(child.name for child in children) for children in (added, changed, removed)]
-        return Reloaded(added=names[0], changed=names[1], removed=names[2])
+        adjusted = [child for child in differing if child not in changed]
+        groups = {"added": added, "changed": changed, "adjusted": adjusted, "removed": removed}
+        return Reloaded(**{what: tuple(child.name for child in children) for what, children in groups.items()})
 
     # -- The loop ---------------------------------------------------------------------------------------------------
 
@@ -262,14 +252,14 @@ class Supervisor:
 
     def _redescribe(self, child: Child, spec: ChildSpec) -> bool:
         """Let a child be what is described now; return whether it needs another process for that."""
-        differs, child.spec = child.spec != spec, spec
+        needed = child.describe(spec)
         if child.wanted is Wanted.LEAVE:  # a reload before this one had taken it out
             child.want(Wanted.RUN)
-            differs |= child.state is State.STOPPING
-        if differs:
+            needed |= child.state in {State.STOPPING, State.BACKOFF}
+        if needed:
             with contextlib.suppress(ListenError):  # it failed before, and stays so
                 self._restart(child)
-        return differs
+        return needed
 
     def _acquire(self, children: list[Child]) -> list[Child]:
         """Take the names of new children: of all, or of none.
@@ -296,9 +286,13 @@ class Supervisor:
 
     def _loop(self, signals: Signals) -> None:
         """Take turns until nobody is left."""
-        while not self._turn(signals, time.monotonic()):
+        while not self._turn(signals, now := time.monotonic()):
             files = [file for child in self._children for file in child.files()]
             deadlines = [child.deadline for child in self._children]
+            # Whose time had come and was not started, waits for others, and not for a time.
+            deadlines += [
+                child.restart_at for child in self._children if child.restart_at is not None and child.restart_at > now
+            ]
             if self._notifier.interval is not None:
                 deadlines.append(self._alive_at)
             deadline = min((moment for moment in deadlines if moment is not None), default=None)
@@ -339,34 +333,33 @@ class Supervisor:
 
     def _take_ending(self, child: Child, ending: Ending, now: float) -> None:
         """Decide what follows when a process has ended."""
-        restart = child.spec.restart
-        if child.wanted is Wanted.LEAVE:
-            child.become(State.STOPPED, ending.reason)
-        elif child.wanted is Wanted.RESTART:
-            child.await_restart(now)
-        elif child.wanted is Wanted.END or (
-            (child.ever_up or self._was_up) and (restart == "temporary" or (restart == "transient" and ending.status == 0))
-        ):
-            child.rest(State.ENDED, ending.reason)
-        elif child.ever_up or self._was_up:
-            self._take_death(child, ending, now)
-        else:
-            child.rest(State.FAILED, ending.reason)
-            self._end(Exit(kind="start_failed", reason=f"{child.name} {ending.reason}", child=child.name, error=ending.error))
+        has_come_up = child.ever_up or self._was_up
+        match what_follows(child.wanted, child.spec.restart, ending.status, has_come_up=has_come_up):
+            case "stopped":
+                child.become(State.STOPPED, ending.reason)
+            case "restart":
+                child.await_restart(now)
+            case "ended":
+                child.rest(State.ENDED, ending.reason)
+            case "death":
+                self._take_death(child, ending, now)
+            case "no start":
+                child.rest(State.FAILED, ending.reason)
+                reason = f"{child.name} {ending.reason}"
+                self._end(Exit(kind="start_failed", reason=reason, child=child.name, error=ending.error))
 
     def _take_death(self, child: Child, ending: Ending, now: float) -> None:
         """Restart a child that died, and whoever is restarted with it; unless it died too often."""
-        death = Restart(now, child.name, ending.reason)
-        child.deaths, too_many = add_restart(
-            child.deaths, death, max_restarts=self._max_restarts, max_seconds=self._max_seconds
-        )
-        if too_many:
+        policy = self._policy
+        child.deaths, too_many = policy.add_death(child.deaths, Restart(now, child.name, ending.reason))
+        if too_many or child.is_on_trial:
             self._give_up(child, ending)
             return
-        child.streak = self._backoff.streak(child.streak, None if child.up_at is None else now - child.up_at)
-        child.await_restart(now + self._backoff.delay(child.streak, random.random()), ending.reason)  # noqa: S311  # no secret
+        child.streak = policy.backoff.streak(child.streak, None if child.up_at is None else now - child.up_at)
+        delay = policy.backoff.delay(child.streak, random.random())  # noqa: S311  # no secret
+        child.await_restart(now + delay, ending.reason)
         described = self._described()
-        again = STRATEGIES[self._strategy]([each.name for each in described], child.name)
+        again = policy.together([each.name for each in described], child.name)
         for other in described:
             if other.name in again and other is not child:
                 self._restart_with(other, f"was stopped, because {child.name} {ending.reason}", now)
@@ -381,11 +374,12 @@ class Supervisor:
                 self._revive(other, why, "needed", now)
 
     def _give_up(self, child: Child, ending: Ending) -> None:
+        """Let a child be ``failed``. Of one that was tried again, its change of the state says enough."""
         child.rest(State.FAILED, ending.reason)
-        reason = f"more than {self._max_restarts} restarts within {self._max_seconds:g} s: {describe(child.deaths)}"
+        reason = self._policy.too_many(child.deaths)
         if child.spec.on_failure == "shutdown":
             self._end(Exit(kind="restarts_exceeded", reason=reason, child=child.name, error=ending.error))
-        else:
+        elif not child.is_on_trial:
             logger.error(
                 "%s: goes on without %s: %s", self.name, child.name, reason, extra={"child": child.name, "reason": reason}
             )
@@ -400,18 +394,27 @@ class Supervisor:
         described = self._described()
         for index, child in enumerate(described):
             if child.restart_at is not None and now >= child.restart_at and self._may_restart(described[:index]):
-                child.begin(now)
+                self._begin(child, now)
         following = next_to_start([child.state for child in described])
         if following is not None:
             described[following].begin(now)
 
+    def _begin(self, child: Child, now: float) -> None:
+        """Start a process whose time has come. One that had failed has to listen again."""
+        try:
+            child.listen()
+        except ListenError as error:
+            child.restart_at = now + child.spec.retry_after
+            logger.error("%s: stays failed: %s", child.name, error, extra={"child": child.name})  # noqa: TRY400  # no defect
+        else:
+            child.begin(now)
+
     def _may_restart(self, before: Sequence[Child]) -> bool:
-        """Whether a child's turn has come. Children that are restarted together stop in reverse order, and start in order."""
-        if self._strategy == "one_for_one":
+        """Whether a child's turn has come: with children that are restarted together, when all are stopped that are to be."""
+        if not self._policy.in_order:
             return True
-        return all(child.wanted is Wanted.RUN for child in self._described()) and all(
-            child.state in SETTLED for child in before
-        )
+        nobody_goes = all(child.wanted is Wanted.RUN for child in self._described())
+        return nobody_goes and all(child.state in SETTLED for child in before)
 
     def _is_settled(self) -> bool:
         """Whether nothing is to happen any more to those who are described."""

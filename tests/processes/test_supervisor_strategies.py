@@ -169,6 +169,33 @@ def test_a_tree_goes_on_without_one_that_may_be_given_up(tmp_path):
         assert settle(tree)["exit"] == "stopped"
 
 
+def test_one_that_failed_is_tried_again_until_it_comes_up(tmp_path):
+    path, marker = tmp_path / "a.sock", tmp_path / "marker"
+    marker.touch()
+    spec = {"name": "a", "target": "serve_while_there_is", "listen": str(path), "kwargs": {"marker": str(marker)}}
+    again = {"on_failure": "degrade", "retry_after": 0.2}
+    with Tree(tmp_path, {**spec, **again}, {"name": "b", "target": "serve"}, max_restarts=1, backoff={"first": 0}) as tree:
+        pids = tree.up()
+        marker.unlink()
+        os.kill(pids["a"], signal.SIGKILL)
+        for _ in range(3):  # it died too often, and is tried twice
+            tree.wait_for(child="a", state="starting")
+            assert tree.wait_for(child="a", state="failed")["reason"] == "exited with status 7 before it was ready"
+        marker.touch()
+        assert tree.wait_for(child="a", state="ready")["pid"] == ask(path)
+        os.kill(ask(path), signal.SIGKILL)  # it was restarted once already, but its history begins anew
+        tree.wait_for(child="a", state="backoff")
+        assert tree.wait_for(child="a", state="ready")["pid"] == ask(path)
+        marker.unlink()
+        os.kill(ask(path), signal.SIGKILL)
+        tree.wait_for(child="a", state="failed")
+        tree.wait_for(child="a", state="starting")
+        tree.signal(signal.SIGTERM)  # also while it is tried
+        assert tree.exit()["exit"] == "stopped"
+    log = tree.stderr.read_text()
+    assert log.count("tree: goes on without a") == 2  # once each time it failed, and not at each try
+
+
 def test_a_tree_with_one_given_up_stops_well(tmp_path):
     specs = [{"name": "a", "target": "serve", "on_failure": "degrade"}, {"name": "b", "target": "serve"}]
     with Tree(tmp_path, *specs, max_restarts=0) as tree:

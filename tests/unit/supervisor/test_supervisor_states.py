@@ -2,7 +2,7 @@
 
 import pytest
 
-from asm_supervisor.order import next_to_start, next_to_stop
+from asm_supervisor.policy import next_to_start, next_to_stop
 from asm_supervisor.states import DOWN, TRANSITIONS, IllegalTransition, State, check_transition
 
 

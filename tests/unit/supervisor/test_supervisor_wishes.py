@@ -25,12 +25,13 @@ def target(lifeline, version):
 
 described = st.lists(
     st.builds(
-        lambda name, restart, version: ChildSpec(
-            name=name, target=target, kwargs={"version": version}, restart=restart, on_failure="degrade"
+        lambda name, restart, version, stop_timeout: ChildSpec(
+            name=name, target=target, kwargs={"version": version}, restart=restart, stop_timeout=stop_timeout
         ),
         st.sampled_from(NAMES),
         st.sampled_from(["permanent", "permanent", "transient", "temporary"]),
         st.integers(0, 2),
+        st.sampled_from([5.0, 10.0]),
     ),
     unique_by=lambda spec: spec.name,
     max_size=len(NAMES),
@@ -184,8 +185,9 @@ class Tree(RuleBasedStateMachine):
             assert [child.name for child in children] == [spec.name for spec in self.specs]
             for child, spec in zip(children, self.specs, strict=True):
                 assert child.state in UP or (child.state is State.ENDED and spec.restart != "permanent")
-            running = {process.spec.name: process.spec for process in Process.everyone}
-            assert running == {spec.name: spec for spec, child in zip(self.specs, children, strict=True) if child.state in UP}
+            up = {spec.name: spec for spec, child in zip(self.specs, children, strict=True) if child.state in UP}
+            assert {process.spec.name for process in Process.everyone} == set(up)
+            assert all(process.spec.makes_the_same(up[process.spec.name]) for process in Process.everyone)
             assert self.told[-1] == "ready"
             self.tree.stop("that is all")
             self.settle()
