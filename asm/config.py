@@ -179,6 +179,8 @@ class _Process(BaseModel):
     """After how many seconds without progress of its event loop it counts as hung, is killed and restarted."""
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
     """When it is started again: always; unless it exited with status 0; never."""
+    retry_after: Pause = 30.0
+    """After how many seconds it is tried again when it died too often and the tree goes on without it; 0: never."""
 
 
 class BackendSettings(_Process, ModuleSettings):

@@ -40,6 +40,7 @@ def run_child(
     grace: float,
     restarts: int,
     heartbeat: float | None,
+    settings: Mapping[str, Any],
 ) -> NoReturn:
     """Run a child, from its first line to its exit.
 
@@ -49,13 +50,14 @@ def run_child(
     :param grace: how many seconds after the parent's death this process ends, if it is still there.
     :param restarts: how many processes the child had before this one.
     :param heartbeat: every how many seconds it is to beat; ``None``: it need not.
+    :param settings: what it may be told anew.
     """
     _reset_signals()
     _set_environment(environment)
     if listening is not None:
         listening.setblocking(True)  # the flag is the socket's and not the process's: the one before may have changed it
         listening.set_inheritable(False)  # the method spawn left it inheritable
-    lifeline = Lifeline(name, connection, listening, restarts=restarts, heartbeat=heartbeat)
+    lifeline = Lifeline(name, connection, listening, restarts=restarts, heartbeat=heartbeat, settings=settings)
     lifeline.attach(grace)
     _exit(_run(lifeline, target, kwargs))
 

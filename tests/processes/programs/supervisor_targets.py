@@ -135,6 +135,20 @@ def ready_once(lifeline, marker, status=7):
     lifeline.wait()
 
 
+def serve_while_there_is(lifeline, marker):
+    """Serve, if a file is there; without it, exit before being ready."""
+    if not Path(marker).exists():
+        sys.exit(7)
+    serve(lifeline)
+
+
+def follow_settings(lifeline):
+    """Tell the parent which settings one has, at first and whenever there are others."""
+    lifeline.on_settings = lambda settings: lifeline.send("told", settings)
+    lifeline.ready(lifeline.settings)
+    lifeline.wait()
+
+
 def babble(lifeline):
     """Break the protocol of the lifeline."""
     lifeline.ready()
