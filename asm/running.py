@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -111,7 +112,7 @@ class RunningTree:
     def reload(self) -> Mapping[str, list[str]]:
         """Read the configuration again, and start, restart and stop what it says otherwise.
 
-        :return: names of children, as ``added``, ``changed`` and ``removed``.
+        :return: names of children, as ``added``, ``changed`` (restarted), ``adjusted`` (not restarted) and ``removed``.
         :raises Error: ``validation_error`` with the reason ``configuration`` when it is refused; nothing was changed then.
         """
         try:
@@ -182,7 +183,7 @@ class RunningTree:
             raise ConfigError(str(self._config), [str(error)]) from error
         self._settings, self._style = settings, style
         log_to_stderr(settings.supervisor.name, style)
-        changes = {"added": list(reloaded.added), "changed": list(reloaded.changed), "removed": list(reloaded.removed)}
+        changes = {what: list(names) for what, names in dataclasses.asdict(reloaded).items()}
         _log.info("%s: reloaded", settings.supervisor.name, extra=changes)
         return changes
 
@@ -209,10 +210,11 @@ def _child_status(child: Snapshot, now: float) -> ChildStatus:
         uptime_seconds=None if child.started_at is None else round(now - child.started_at, 3),
         restarts=child.restarts,
         history=tuple(
-            RestartStatus(at=datetime.now(UTC) - timedelta(seconds=now - restart.at), reason=restart.reason)
+            RestartStatus(at=datetime.now(UTC) - timedelta(seconds=now - restart.at), reason=restart.reason, kind=restart.kind)
             for restart in child.history
         ),
         reason=child.reason,
+        due_in_seconds=None if child.due_at is None else round(max(0.0, child.due_at - now), 3),
         health=str((child.stats.get("health") or {}).get("message", "")) if child.pid is not None else "",
         memory_bytes=None if child.pid is None else _memory(child.pid),
         **stats,

@@ -26,15 +26,21 @@ class RestartStatus:
     at: datetime
     reason: str
     """How the process before had ended, in words that follow the child's name."""
+    kind: str = "crash"
+    """``crash``; or ``asked``, by an operator or a reload; or ``needed``, as with ``one_for_all`` when another child died."""
 
     def to_map(self) -> dict[str, Any]:
         """Return it as a map of JSON values."""
-        return {"at": self.at.isoformat(timespec="milliseconds"), "reason": self.reason}
+        return {"at": self.at.isoformat(timespec="milliseconds"), "reason": self.reason, "kind": self.kind}
 
     @classmethod
     def from_map(cls, data: dict[str, Any]) -> RestartStatus:
         """Rebuild it from :meth:`to_map`."""
-        return cls(at=datetime.fromisoformat(data["at"]).astimezone(UTC), reason=str(data["reason"]))
+        return cls(
+            at=datetime.fromisoformat(data["at"]).astimezone(UTC),
+            reason=str(data["reason"]),
+            kind=str(data.get("kind", "crash")),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +58,13 @@ class ChildStatus:
     uptime_seconds: float | None
     """For how long that has been there."""
     restarts: int
-    """How often it was started again."""
+    """How often it crashed and was started again."""
     history: tuple[RestartStatus, ...]
-    """The last of these restarts, the oldest first."""
+    """The last of its restarts, of every kind, the oldest first."""
     reason: str
     """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
+    due_in_seconds: float | None = None
+    """In how many seconds the next process is started, while it is ``backoff`` or ``failed``; ``None``: none is."""
     calls: int
     errors: int
     """How many of these calls were answered with an error."""
@@ -75,7 +83,8 @@ class ChildStatus:
     def from_map(cls, data: dict[str, Any]) -> ChildStatus:
         """Rebuild it from :meth:`to_map`. What a newer version added is left out."""
         history = tuple(RestartStatus.from_map(item) for item in data["history"])
-        return cls(**{name: data[name] for name in cls.__slots__} | {"history": history})
+        missing = {"due_in_seconds"} - data.keys()  # those of an older version
+        return cls(**{name: data[name] for name in cls.__slots__ if name not in missing} | {"history": history})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,8 +60,14 @@ def policy(settings: Settings) -> dict[str, Any]:
 def specs(settings: Settings, log: LogStyle) -> list[ChildSpec]:
     """Return the children of a tree in the order in which they start: the backends as declared, then the composites."""
     runtime_dir = settings.runtime_dir
-    access = settings.access
-    terms = {"waits": True, "log": log, "limits": settings.limits, "access": access, "listen_mode": access.socket_mode}
+    terms = {
+        "waits": True,
+        "log": LogStyle(pretty=log.pretty),
+        "settings": {"log_level": log.level},  # told, and no reason for another process
+        "limits": settings.limits,
+        "access": settings.access,
+        "listen_mode": settings.access.socket_mode,
+    }
     return [
         *(_backend(backend, runtime_dir, terms) for backend in settings.backend),
         *(_composite(item, runtime_dir, terms) for item in settings.composite),
@@ -139,7 +145,7 @@ def _composite(item: CompositeSettings, runtime_dir: str, terms: Mapping[str, An
 
 def _lifetime(child: BackendSettings | CompositeSettings) -> dict[str, Any]:
     """Return what the supervisor is to do with a child, by the names that it has for that."""
-    keys = ("restart", "on_failure", "start_timeout", "stop_timeout", "heartbeat_timeout")
+    keys = ("restart", "on_failure", "retry_after", "start_timeout", "stop_timeout", "heartbeat_timeout")
     return {key: getattr(child, key) for key in keys}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
@@ -16,10 +19,13 @@ from asm.core.errors import Error
 from asm.operations import CONTRACTS, OPERATIONS, Operation
 from asm.wire.calls import encode_arguments
 from asm.wire.frames import MAX_FRAME, frame
-from asm.wire.messages import Packer
+from asm.wire.messages import Packer, read_head
+from asm.wire.names import check_listener
+from asm.wire.scan import MAX_VALUES, values_in
 from asm.wire.streams import PIECE, counted
 
 __all__ = [
+    "BUSY_SECONDS",
     "DEFAULT_TIMEOUT",
     "Broken",
     "Late",
@@ -31,6 +37,7 @@ __all__ = [
     "not_reachable",
     "outgoing",
     "proxies",
+    "reach",
     "timed_out",
     "whole",
 ]
@@ -42,6 +49,10 @@ DEFAULT_TIMEOUT: Final = 5.0
 
 MAX_TIMEOUT: Final = 366 * 86400
 """How many seconds a call may take at the most: a year, which the clocks of every system can hold."""
+
+
+BUSY_SECONDS: Final = 0.01
+"""How long to wait before connecting again to a socket on which no more connections can queue. No event tells of room there."""
 
 
 def proxies(make: Callable[[Operation], Callable[..., Any]]) -> Callable[[C], C]:
@@ -95,7 +106,7 @@ class Outgoing(NamedTuple):
     def frame(self, packer: Packer, msgid: int) -> bytes:
         """Return the request.
 
-        :raises Error: ``validation_error`` when it is too large for a frame.
+        :raises Error: ``validation_error`` when it is too large for a frame, or has too many values.
         """
         operation = self.operation
         meta = _meta(
@@ -107,8 +118,15 @@ class Outgoing(NamedTuple):
         if len(body) > MAX_FRAME:
             raise Error(
                 "validation_error",
-                f"{self.operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
-                details={"operation": self.operation.name, "byte_size": len(body), "limit": MAX_FRAME},
+                f"{operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
+                details={"operation": operation.name, "byte_size": len(body), "limit": MAX_FRAME},
+            )
+        if len(body) > MAX_VALUES and (values := values_in(body, read_head(body).params_at)) > MAX_VALUES:
+            raise Error(
+                "validation_error",
+                f"{operation.name} would send {values:,} values at once (each key, element, map and list counted); "
+                f"at most {MAX_VALUES:,} are possible: split it",
+                details={"operation": operation.name, "values": values, "limit": MAX_VALUES},
             )
         return frame(body)
 
@@ -168,9 +186,28 @@ def whole(first: bytes, pieces: Iterable[bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def not_reachable(name: str, path: str, cause: OSError) -> Error:
+def reach(connection: socket.socket, path: str) -> bool:
+    """Connect a socket that does not block, and verify who listens; tell whether there was room to queue.
+
+    :raises OSError: when nobody listens.
+    :raises Error: when somebody does whom we do not trust.
+    """
+    failed = connection.connect_ex(path)
+    if failed == errno.EAGAIN:
+        return False
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    check_listener(connection, path)
+    return True
+
+
+def not_reachable(name: str, path: str, cause: OSError | Late) -> Error:
     """Say that no store answers to a name, and what to do."""
-    why = "is not there" if isinstance(cause, FileNotFoundError) else f"cannot be connected to ({cause.strerror or cause})"
+    if isinstance(cause, FileNotFoundError):
+        why = "is not there"
+    else:
+        reason = "too many wait to be connected" if isinstance(cause, Late) else cause.strerror or cause
+        why = f"cannot be connected to ({reason})"
     return Error(
         "storage_connection_failed",
         f"no store is running under the name {name!r}: {path} {why}; start one with `asm-supervise CONFIG`, "

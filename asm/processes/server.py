@@ -79,6 +79,11 @@ class Lifeline(Reporter, Protocol):
     def restarts(self) -> int:
         """How many processes served the name before this one."""
 
+    settings: Mapping[str, Any]
+    """What the parent said last of how the process is to be."""
+    on_settings: Callable[[Mapping[str, Any]], None] | None
+    """Called with new ones."""
+
     def fileno(self) -> int:
         """Return what becomes readable when the parent is gone."""
 
@@ -155,6 +160,8 @@ def run(
     setproctitle.setproctitle(f"asm: {name}")
     if log is not None:
         log_to_stderr(name, log)
+    lifeline.on_settings = _apply
+    _apply(lifeline.settings)
     _share_memory()
     try:
         prepared = prepare()
@@ -164,6 +171,12 @@ def run(
         server = Server(lifeline, name, limits or Limits(), access or Access())
         loops.run(server.serve(lambda: start(prepared)))
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # closing the loop has undone that
+
+
+def _apply(settings: Mapping[str, Any]) -> None:
+    """Be as the parent says."""
+    if level := settings.get("log_level"):
+        logging.root.setLevel(level)
 
 
 def _share_memory() -> None:

@@ -9,6 +9,7 @@
       │   <────  ["failed", {"code": …, "message": …}]    or why it cannot come up │
       │   <────  ["beat",   {…}]      its loop goes on; with counters, if it has any │
       │   <────  [any other name, {…}]                    what else it wants to say │
+      │    ────> ["settings", {…}]                what it is to be told while it runs │
       │    ────> ["stop",   {}]                           please go; SIGTERM follows │
      EOF: the child is gone                               EOF: the parent is gone
 
@@ -25,7 +26,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgpack
@@ -186,6 +187,8 @@ class Lifeline:
     :ivar name: the child's name.
     :ivar socket: the listening socket that the parent owns; ``None`` when the child was described without one.
     :ivar restarts: how many processes this child had before this one.
+    :ivar settings: what the child was described with, as the parent told it last.
+    :ivar on_settings: called with the settings when :meth:`stop_requested` has found new ones.
     :ivar heartbeat: every how many seconds the child is to :meth:`beat` once it is up; ``None``: it need not.
     """
 
@@ -197,11 +200,14 @@ class Lifeline:
         *,
         restarts: int = 0,
         heartbeat: float | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.socket = listening
         self.restarts = restarts
         self.heartbeat = heartbeat
+        self.settings: Mapping[str, Any] = settings or {}
+        self.on_settings: Callable[[Mapping[str, Any]], None] | None = None
         self.told: str | None = None
         """What this child said last of itself: ``ready``, ``waiting`` or ``failed``."""
         self._end = End(connection)
@@ -260,18 +266,20 @@ class Lifeline:
         return self._end.write(encode(message, body))
 
     def fileno(self) -> int:
-        """Return a descriptor for ``select`` and event loops. When it is readable, ask :meth:`stop_requested`."""
+        """Return a descriptor for ``select`` and event loops. When it is readable, call :meth:`stop_requested`."""
         return self._end.fileno()
 
     def stop_requested(self) -> bool:
-        """Tell, without waiting, whether the parent is gone or has asked this child to stop.
+        """Take what the parent says; tell, without waiting, whether it is gone or has asked this child to stop.
 
         After the parent's death the descriptor stays readable; stop watching it once this returned ``True``.
         """
         with self._reading:
-            self._stop_requested |= any(message == "stop" for message, _ in self._end.read())
-            # Whoever does not keep the protocol is not our parent.
-            return self._stop_requested or self._end.eof or self._end.broken is not None
+            messages = self._end.read()
+        for message, body in messages:
+            self._hear(message, body)
+        # Whoever does not keep the protocol is not our parent.
+        return self._stop_requested or self._end.eof or self._end.broken is not None
 
     @property
     def orphaned(self) -> bool:
@@ -304,6 +312,15 @@ class Lifeline:
     def abandon(self) -> None:
         """Close a fork's copy: a child of this child must not look like this child."""
         self._end.close()
+
+    def _hear(self, message: str, body: Mapping[str, Any]) -> None:
+        """Take what the parent said. What a newer one may say besides means nothing here."""
+        if message == "stop":
+            self._stop_requested = True
+        elif message == "settings":
+            self.settings = body
+            if self.on_settings is not None:
+                self.on_settings(body)
 
     def _say(self, message: str, frame: bytes) -> None:
         """Say how this child is. That it has failed is the last word."""

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 from collections import deque
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from asm_supervisor import forks
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "blocked"]
 
 
 class Signals:
@@ -71,3 +72,13 @@ class Signals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._arrived.append(signal.Signals(number))
+
+
+@contextlib.contextmanager
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back in this thread, and in the processes that it starts meanwhile, until those let them through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -185,7 +185,10 @@ def test_a_backend_that_failed_degrades_the_tree_and_may_be_restarted(trees):
         tree.wait_state("dev.artifacts", "ready")
         child = kill(tree, "dev.artifacts")
         assert (child.state, child.restarts) == ("failed", 1)
-        assert tree.ctl("status").returncode == 1
+        assert 0 < child.due_in_seconds <= 30
+        shown = tree.ctl("status")
+        assert shown.returncode == 1
+        assert "dev.artifacts was killed by SIGKILL; the next try is in " in shown.stdout
         while (error := refusal(store.get, "key")).details["reason"] != "backend_failed":
             assert error.retryable
         assert (error.code, error.retryable) == ("storage_error", False)
@@ -210,8 +213,9 @@ def test_a_composite_that_failed_ends_the_tree(trees):
 
 
 def test_a_composite_that_failed_may_be_let_go(trees):
-    tree = trees(config(supervisor="max_restarts = 0", composite='on_failure = "degrade"')).wait_ready()
-    assert kill(tree, "MyApp.Store").state == "failed"
+    tree = trees(config(supervisor="max_restarts = 0", composite='on_failure = "degrade"\nretry_after = 0')).wait_ready()
+    child = kill(tree, "MyApp.Store")
+    assert (child.state, child.due_in_seconds) == ("failed", None)
     with tree.connect("dev.sessions") as store:
         assert store.get_latest_sequence("ses_1") == 0
 
@@ -232,7 +236,8 @@ def test_with_one_for_all_the_others_are_restarted_too(trees):
     kill(tree, "dev.sessions")
     for name in NAMES:
         child = tree.wait_child(name, lambda child: child.state == "ready" and child.pid != before[child.name])
-        assert child.restarts == 1
+        crashed = name == "dev.sessions"
+        assert (child.restarts, [restart.kind for restart in child.history]) == (crashed, ["crash" if crashed else "needed"])
     with tree.connect() as store:
         wait_until(lambda: store.put("key", b""))
 
@@ -276,6 +281,8 @@ def test_a_restart_concerns_one_child(memory_tree):
     memory_tree.wait_child("dev.artifacts", lambda child: child.state == "ready" and child.pid != before["dev.artifacts"])
     after = pids(memory_tree)
     assert {name for name in NAMES if after[name] != before[name]} == {"dev.artifacts"}
+    child = memory_tree.child_status("dev.artifacts")
+    assert (child.restarts, [restart.kind for restart in child.history]) == (0, ["asked"])  # it did not crash
 
 
 def reload(tree, how):
@@ -291,7 +298,7 @@ def test_a_reload_touches_only_what_changed(trees, tmp_path, how):
     tree = trees(config()).wait_ready()
     before = pids(tree)
     third = '\n[[backend]]\nname = "dev.third"\nstore = "file"\nroot = "third"\n'
-    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nstop_timeout = 7\n{third}"))
+    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nheartbeat_timeout = 3\n{third}"))
     done = reload(tree, how)
     if done:
         assert (done.returncode, done.stdout) == (0, "dev: reloaded; added: dev.third; changed: dev.artifacts\n")
@@ -301,11 +308,31 @@ def test_a_reload_touches_only_what_changed(trees, tmp_path, how):
     after = pids(tree)
     assert [after[name] == before[name] for name in NAMES] == [True, False, True]
 
-    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nstop_timeout = 7"))
+    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nheartbeat_timeout = 3"))
     assert tree.ctl("reload").stdout == "dev: reloaded; removed: dev.third\n"
     tree.wait_status(lambda status: len(status.children) == 3)
     assert pids(tree) == {name: after[name] for name in NAMES}
     assert not (tree.runtime_dir / "dev.third.sock").exists()
+
+
+def test_a_reload_restarts_nobody_for_what_is_told_or_concerns_the_supervisor(trees, tmp_path):
+    tree = trees(config(supervisor='log_level = "ERROR"')).wait_ready()
+    before = pids(tree)
+    event = asm.Event.new(type="message_sent", session_id="ses_1")
+    with tree.connect() as store:
+        store.append_event(event)
+        life = 'restart = "transient"\non_failure = "shutdown"\nretry_after = 5\nstart_timeout = 5\nstop_timeout = 5'
+        policy = 'strategy = "one_for_all"\nmax_restarts = 5\nmax_seconds = 5\nbackoff = {first = 1}\nlog_level = "INFO"'
+        changed = config(supervisor=policy, artifacts=f"{FILES}\n{life}\nheartbeat_timeout = 20")
+        (tmp_path / "tree0.toml").write_text(changed)
+        assert tree.ctl("reload").stdout == f"dev: reloaded; adjusted: {', '.join(NAMES)}\n"
+        assert [stored.id for stored in store.get_events("ses_1")] == [event.id]  # what memory holds
+    status = tree.status()
+    assert {child.name: child.pid for child in status.children} == before
+    assert tree.stop() == 0
+    records = [json.loads(line) for line in tree.stderr]
+    assert not any(record["event"] == "serving" for record in records)
+    assert {record["child"] for record in records if record["event"] == "stopped"} == set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +463,7 @@ def test_the_service_manager_is_told(trees, tmp_path):
         (tmp_path / "tree0.toml").write_text("[supervisor")
         assert tree.ctl("reload").returncode == 78
         assert told(until="RELOADING=1") + told(until="READY=1") == ["RELOADING=1", "READY=1"]
-        (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nstop_timeout = 7"))
+        (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nheartbeat_timeout = 3"))
         assert tree.ctl("reload").returncode == 0
         assert told(until="READY=1")[0] == "RELOADING=1"
         tree.signal(signal.SIGTERM)
