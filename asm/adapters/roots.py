@@ -244,27 +244,30 @@ def _is_read_only(path: Path) -> bool:
 def _check_one_file_system(path: Path) -> None:
     """Refuse a root in which nothing can be renamed from ``tmp`` to its place."""
     tmp, objects = path / TMP, path / OBJECTS
-    with suppress(FileNotFoundError):
+    try:
         inside = sorted(entry for entry in objects.iterdir() if DIRECTORY.fullmatch(entry.name))
-        for directory in (objects, *inside):
-            if not _may_rename(tmp, directory):
-                checks.refuse(
-                    "root",
-                    f"cannot be used: {directory} is on another file system than {tmp} or mounted by itself, and nothing can "
-                    f"be renamed from one to the other; mount all of {path} as one",
-                    path=str(directory),
-                )
+        apart = [directory for directory in (objects, *inside) if _are_apart(tmp, directory)]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if apart:
+        checks.refuse(
+            "root",
+            f"cannot be used: {apart[0]} is on another file system than {tmp} or mounted by itself, and nothing can be renamed "
+            f"from one to the other; mount all of {path} as one",
+            path=str(apart[0]),
+        )
 
 
-def _may_rename(source: Path, target: Path) -> bool:
-    """Tell whether files may be renamed from one directory to another, without any: the kernel looks at the mounts first."""
+def _are_apart(one: Path, other: Path) -> bool:
+    """Tell whether no file can be renamed from one directory to another. None is: the kernel looks at the mounts first."""
     nothing = secrets.token_hex(16)
     try:
-        (source / nothing).rename(target / nothing)
+        (one / nothing).rename(other / nothing)
     except OSError as error:
-        with suppress(FileNotFoundError):
-            return error.errno != errno.EXDEV and source.stat().st_dev == target.stat().st_dev
-    return True
+        return error.errno == errno.EXDEV or one.stat().st_dev != other.stat().st_dev
+    return False
 
 
 # -- Notes ------------------------------------------------------------------------------------------------------------------

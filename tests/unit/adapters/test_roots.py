@@ -526,6 +526,14 @@ def test_a_root_that_is_of_two_file_systems_is_refused(volume, root, how, below)
             call()
 
 
+def test_a_file_in_place_of_a_directory_is_refused(store, root):
+    shutil.rmtree(root / "objects")
+    (root / "objects").touch()
+    for call in both(root=root):
+        with refused("validation_error", field="root"):
+            call()
+
+
 def test_a_link_to_a_directory_of_the_same_file_system_will_do(store, root, tmp_path):
     (root / "objects").rename(tmp_path / "objects")
     (root / "objects").symlink_to(tmp_path / "objects")
