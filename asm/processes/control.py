@@ -28,7 +28,7 @@ from asm.processes.loops import Loop
 from asm.processes.peers import Peer
 from asm.processes.server import FLUSH_SECONDS, KEEP_THE_NAME, PROTOCOL, Accepted
 from asm.status import CONTROL, TreeStatus
-from asm.wire.messages import HELLO, Head, MessageError, decode_params
+from asm.wire.messages import HELLO, Head, MessageError, decode_params, packed
 
 __all__ = ["Control", "Operator"]
 
@@ -107,7 +107,7 @@ class Control:
             return
         if head.method == HELLO:
             answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": [CONTROL]}
-            peer.answer_result(head.msgid, answer)
+            peer.answer_result(head.msgid, packed(answer))
             return
         function, parameters = self._operations.get(head.method, (None, ()))
         if function is None:
@@ -183,7 +183,7 @@ def _answer(peer: Peer, msgid: int, done: asyncio.Future[Any]) -> None:
         return
     cause = done.exception()
     if cause is None:
-        peer.answer_result(msgid, done.result())
+        peer.answer_result(msgid, packed(done.result()))
     elif isinstance(cause, Error):
         peer.answer_error(msgid, cause)
     else:

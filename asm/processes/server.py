@@ -32,7 +32,7 @@ from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.processes.peers import Peer, Receiver
 from asm.processes.reports import Beats, Reporter
-from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params
+from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params, packed
 from asm.wire.streams import CHUNK, MORE
 
 __all__ = ["KEEP_THE_NAME", "PROTOCOL", "Accepted", "Lifeline", "Service", "run"]
@@ -356,7 +356,7 @@ class Server:
         if arguments.get("relay") is True:
             peer.be_relay()
         answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": list(self._service.contracts)}
-        peer.answer_result(head.msgid, answer)
+        peer.answer_result(head.msgid, packed(answer))
 
     async def _drain(self) -> None:
         """Let the calls in flight finish; end those that would not."""
