@@ -38,6 +38,7 @@ from asm_supervisor.signals import Signals
 from asm_supervisor.sockets import ListenError
 from asm_supervisor.spec import STRATEGIES, ChildSpec, SpecError, check_settings, check_specs, check_start_method
 from asm_supervisor.states import DOWN, SETTLED, State
+from asm_supervisor.terminal import Terminal
 
 __all__ = ["Exit", "Reloaded", "Supervisor", "next_to_start", "next_to_stop"]
 
@@ -90,7 +91,8 @@ class Supervisor:
     :param on_change: called with the :class:`Snapshot` of a child after each change of its state.
     :param on_ready: called once, with the snapshots of all children, when all are ready for the first time.
     :param on_message: called with a snapshot, the name and the map of what a child sends with ``lifeline.send``.
-    :param on_hangup: called at a SIGHUP, whose usual action, the end of the process, it replaces.
+    :param on_hangup: called at a SIGHUP that somebody sends. One of a terminal that is gone stops the tree, as does any without
+        this parameter. Where SIGHUP is ignored (``nohup``), it stays so.
     :raises SpecError: when something in this cannot work; nothing was started then.
 
     The callbacks run in the loop: they must not take long. There, and in what is given to :meth:`post`, the supervisor may
@@ -135,6 +137,7 @@ class Supervisor:
         """Who is to be stopped and started again, and why, in words that follow the child's name."""
         self._deaths: dict[str, list[Restart]] = {}
         self._streaks: dict[str, int] = {}
+        self._terminal = Terminal()
         self._signalled_at: float | None = None
         self._alive_at = 0.0
         self._has_news = True
@@ -158,7 +161,7 @@ class Supervisor:
     def run(self) -> Exit:
         """Start the children, keep them running, and return when the last one is gone.
 
-        SIGTERM and SIGINT stop the tree, whatever it is doing; a second one kills every child at once.
+        SIGTERM and SIGINT, also if whoever started us blocked them, stop the tree; a second one kills every child at once.
 
         :raises RuntimeError: outside the main thread, or when it was run before.
         """
@@ -167,11 +170,9 @@ class Supervisor:
         if self._has_run:
             raise RuntimeError("a supervisor runs once; make a new one")
         self._has_run = True
-        numbers = {signal.SIGTERM, signal.SIGINT}
-        if self._on_hangup is not None:
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}  # if the last is ignored, nobody learns how a child ended
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.add(signal.SIGHUP)
-        if adopts_orphans():
-            numbers.add(signal.SIGCHLD)
         with Signals(*numbers) as signals:
             try:
                 self._listen()
@@ -307,7 +308,7 @@ class Supervisor:
         while not self._turn(signals, time.monotonic()):
             everyone = self._everyone()
             files = [file for child in everyone for file in child.files()]
-            deadlines = [child.deadline for child in everyone]
+            deadlines = [self._terminal.deadline, *(child.deadline for child in everyone)]
             if self._notifier.interval is not None:
                 deadlines.append(self._alive_at)
             deadline = min((moment for moment in deadlines if moment is not None), default=None)
@@ -318,6 +319,8 @@ class Supervisor:
         """Take what has happened, do what is due; return whether the run is over."""
         for number in signals.take():
             self._take_signal(number, now)
+        if self._terminal.is_gone(now):
+            self.stop("stopped by SIGHUP")
         self._inbox.serve()
         for child in self._everyone():
             ending = child.step(now)
@@ -336,7 +339,10 @@ class Supervisor:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            notify(self._on_hangup)
+            if self._terminal.sends_hangup(now) or self._on_hangup is None:
+                self.stop("stopped by SIGHUP")
+            else:
+                notify(self._on_hangup)
         else:
             self.stop(f"stopped by {number.name}")
             if self._signalled_at is None:
@@ -470,7 +476,9 @@ class Supervisor:
             self._notifier.alive()
 
     def _reap(self) -> None:
-        """Take note of the ends of orphans that the kernel gave to this process."""
+        """Take note of the ends of orphans that the kernel gave to this process, if it is one that gets them."""
+        if not adopts_orphans():
+            return
         known = set(self._launcher.helpers)
         if self._launcher.start_method != "forkserver":  # then multiprocess waits for them itself
             known |= {child.pid for child in self._everyone() if child.pid is not None}
