@@ -9,6 +9,7 @@ import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from asm.adapters import missing
 from asm.core import checks
 from asm.core.errors import Error
 
@@ -87,7 +88,10 @@ class Adapter:
         :returns: a handle with the operations of the store, which is a context manager.
         :raises Error: as :meth:`preflight`, and whatever kept the store from starting.
         """
-        from asm.linked import start_link  # noqa: PLC0415  # a store that is used without processes does not load them
+        try:
+            from asm.linked import start_link  # noqa: PLC0415  # a store that is used without processes does not load them
+        except ModuleNotFoundError as error:
+            raise missing("start_link", error) from error
 
         return start_link(cls, options, name=name, runtime_dir=runtime_dir, timeout=timeout)
 

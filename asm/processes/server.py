@@ -153,13 +153,12 @@ def run(
     :param prepare: does what takes its time and cannot be interrupted: opening stores. It runs before there is a loop, and
         while SIGTERM still ends the process at once.
     :param start: makes the service from what was prepared.
-    :param log: how to log to stderr; ``None`` leaves logging as it is.
+    :param log: how to log to stderr; ``None``: warnings only, as Python does by itself.
     :param limits: what connections may cost.
     :param access: who may connect.
     """
     setproctitle.setproctitle(f"asm: {name}")
-    if log is not None:
-        log_to_stderr(name, log)
+    log_to_stderr(name, log)
     lifeline.on_settings = _apply
     _apply(lifeline.settings)
     _share_memory()

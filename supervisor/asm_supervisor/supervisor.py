@@ -40,6 +40,7 @@ from asm_supervisor.signals import Signals
 from asm_supervisor.sockets import ListenError
 from asm_supervisor.spec import ChildSpec, SpecError, check_name, check_specs, check_start_method
 from asm_supervisor.states import DOWN, SETTLED, State, Wanted
+from asm_supervisor.terminal import Terminal
 
 __all__ = ["Supervisor"]
 
@@ -66,7 +67,8 @@ class Supervisor:
     :param on_change: called with the :class:`Snapshot` of a child after each change of its state.
     :param on_ready: called once, with the snapshots of all children, when all are up (ready, or waiting) for the first time.
     :param on_message: called with a snapshot, the name and the map of what a child sends with ``lifeline.send``.
-    :param on_hangup: called at a SIGHUP, whose usual action, the end of the process, it replaces.
+    :param on_hangup: called at a SIGHUP that somebody sends. One of a terminal that is gone stops the tree, as does any without
+        this parameter. Where SIGHUP is ignored (``nohup``), it stays so.
     :raises SpecError: when something in this cannot work; nothing was started then.
 
     The callbacks run in the loop: they must not take long. There, and in what is given to :meth:`post`, the supervisor may
@@ -103,6 +105,7 @@ class Supervisor:
         self._children = [self._child(spec) for spec in check_specs(specs)]
         """In start order. Those that a reload took out of the description come first, because they are stopped last."""
         self._inbox = Inbox()
+        self._terminal = Terminal()
         self._signalled_at: float | None = None
         self._alive_at = 0.0
         self._has_news = True
@@ -127,7 +130,7 @@ class Supervisor:
     def run(self) -> Exit:
         """Start the children, keep them running, and return when the last one is gone.
 
-        SIGTERM and SIGINT stop the tree, whatever it is doing; a second one kills every child at once.
+        SIGTERM and SIGINT, also if whoever started us blocked them, stop the tree; a second one kills every child at once.
 
         :raises RuntimeError: outside the main thread, or when it was run before.
         """
@@ -136,11 +139,9 @@ class Supervisor:
         if self._has_run:
             raise RuntimeError("a supervisor runs once; make a new one")
         self._has_run = True
-        numbers = {signal.SIGTERM, signal.SIGINT}
-        if self._on_hangup is not None:
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}  # if the last is ignored, nobody learns how a child ended
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.add(signal.SIGHUP)
-        if adopts_orphans():
-            numbers.add(signal.SIGCHLD)
         with Signals(*numbers) as signals:
             try:
                 self._listen()
@@ -288,7 +289,7 @@ class Supervisor:
         """Take turns until nobody is left."""
         while not self._turn(signals, now := time.monotonic()):
             files = [file for child in self._children for file in child.files()]
-            deadlines = [child.deadline for child in self._children]
+            deadlines = [self._terminal.deadline, *(child.deadline for child in self._children)]
             # Whose time had come and was not started, waits for others, and not for a time.
             deadlines += [
                 child.restart_at for child in self._children if child.restart_at is not None and child.restart_at > now
@@ -303,6 +304,8 @@ class Supervisor:
         """Take what has happened, do what is due; return whether the run is over."""
         for number in signals.take():
             self._take_signal(number, now)
+        if self._terminal.is_gone(now):
+            self.stop("stopped by SIGHUP")
         self._inbox.serve()
         for child in self._children:
             ending = child.step(now)
@@ -322,7 +325,10 @@ class Supervisor:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            notify(self._on_hangup)
+            if self._terminal.sends_hangup(now) or self._on_hangup is None:
+                self.stop("stopped by SIGHUP")
+            else:
+                notify(self._on_hangup)
         else:
             self.stop(f"stopped by {number.name}")
             if self._signalled_at is None:
@@ -486,7 +492,9 @@ class Supervisor:
             self._notifier.alive()
 
     def _reap(self) -> None:
-        """Take note of the ends of orphans that the kernel gave to this process."""
+        """Take note of the ends of orphans that the kernel gave to this process, if it is one that gets them."""
+        if not adopts_orphans():
+            return
         known = set(self._launcher.helpers)
         if self._launcher.start_method != "forkserver":  # then multiprocess waits for them itself
             known |= {child.pid for child in self._children if child.pid is not None}
