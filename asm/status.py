@@ -67,7 +67,7 @@ class ChildStatus:
     """In how many seconds the next process is started, while it is ``backoff`` or ``failed``; ``None``: none is."""
     calls: int
     errors: int
-    """How many of these calls were answered with an error."""
+    """How many of these calls failed: the store or the way to it was broken. ``not_found`` and the like are answers."""
     in_flight: int
     """How many of them are not answered yet."""
     memory_bytes: int | None

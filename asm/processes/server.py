@@ -189,7 +189,7 @@ class Server:
         self._connections = min(limits.connections, _make_room(limits.connections))
         self._peers: set[Peer] = set()
         self._calls = 0
-        self._errors = 0
+        self._failures = 0
         """Of connections that are gone."""
         self._service: Service | None = None
         self._drain_seconds = DRAIN_SECONDS
@@ -241,7 +241,7 @@ class Server:
     def lost(self, peer: Peer) -> None:
         """Forget the connection."""
         self._peers.discard(peer)
-        self._errors += peer.errors
+        self._failures += peer.failures
         self._settled.set()
 
     # -- inside
@@ -295,8 +295,8 @@ class Server:
 
     def _stats(self) -> dict[str, int]:
         """Count, for the parent."""
-        errors = self._errors + sum(peer.errors for peer in self._peers)
-        return {"calls": self._calls, "errors": errors, "in_flight": sum(len(peer.calls) for peer in self._peers)}
+        failures = self._failures + sum(peer.failures for peer in self._peers)
+        return {"calls": self._calls, "errors": failures, "in_flight": sum(len(peer.calls) for peer in self._peers)}
 
     def _hear_parent(self) -> None:
         """Stop when the parent is gone or says so."""
