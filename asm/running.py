@@ -53,6 +53,7 @@ class RunningTree:
         self._style = style
         self._on_ready = on_ready
         self._is_ready = False
+        self._listener: Listener | None = None
         self._began = time.monotonic()
         self._notifier = Notifier.from_environment()
         self._reloads = ThreadPoolExecutor(1, thread_name_prefix="reload")
@@ -75,6 +76,13 @@ class RunningTree:
             raise Error(code, f"{name} {error}", details={"name": name}) from error
         assert listener.socket is not None
         control = Control(name, listener.socket, self, listener.close)
+        self._listener = listener
+
+        def rebind() -> None:
+            assert listener.socket is not None
+            control.rebind(listener.socket)
+
+        self._tree.watch(name, listener, rebind)
         control.start()
         try:
             return self._tree.run()
@@ -94,6 +102,7 @@ class RunningTree:
             version=__version__,
             config=str(self._config),
             uptime_seconds=round(now - self._began, 3),
+            trouble="" if self._listener is None else self._listener.trouble,
             children=tuple(_child_status(child, now) for child in self._tree.children),
         )
 
@@ -214,6 +223,7 @@ def _child_status(child: Snapshot, now: float) -> ChildStatus:
             for restart in child.history
         ),
         reason=child.reason,
+        trouble=child.trouble,
         due_in_seconds=None if child.due_at is None else round(max(0.0, child.due_at - now), 3),
         health=str((child.stats.get("health") or {}).get("message", "")) if child.pid is not None else "",
         memory_bytes=None if child.pid is None else _memory(child.pid),

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,12 +36,14 @@ def build(settings: Settings, log: LogStyle, **more: Any) -> Supervisor:
     :param more: the notifier and the callbacks of the :class:`~asm_supervisor.Supervisor`.
     :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
     """
-    prepare_runtime_dir(settings.runtime_dir, settings.access.directory_mode)
+    prepare = functools.partial(prepare_runtime_dir, settings.runtime_dir, settings.access.directory_mode)
+    prepare()
     return Supervisor(
         specs(settings, log),
         name=settings.supervisor.name,
         start_method=settings.supervisor.start_method,
         preload=preload([store for _name, store, _options in settings.stores()]),
+        prepare=prepare,
         **policy(settings),
         **more,
     )
@@ -93,7 +96,9 @@ def worker_spec(
     kind = store if isinstance(store, str) else store.__qualname__
     own = {"store": store, "options": dict(options), "waits": waits}
     kwargs = {"name": name, **own, "log": log, "limits": limits, "access": access}
-    return ChildSpec(name=name, target=worker.main, kwargs=kwargs, listen=Path(path), description=f"worker: {kind}", **more)
+    return ChildSpec(
+        name=name, target=worker.main, kwargs=kwargs, listen=Path(path), rebinds=True, description=f"worker: {kind}", **more
+    )
 
 
 def composite_spec(
@@ -112,7 +117,9 @@ def composite_spec(
     stores = {"session_store": session_store, "artifact_store": artifact_store}
     kwargs = {"name": name, **stores, "waits": waits, "log": log, "limits": limits, "access": access}
     description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
-    return ChildSpec(name=name, target=composite.main, kwargs=kwargs, listen=Path(path), description=description, **more)
+    return ChildSpec(
+        name=name, target=composite.main, kwargs=kwargs, listen=Path(path), rebinds=True, description=description, **more
+    )
 
 
 def preload(stores: Sequence[str | type]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from asm.core.errors import Error
 from asm.processes.limits import RELAY, Load
 from asm.processes.loops import Loop
+from asm.processes.reports import is_failure
 from asm.wire.credentials import credentials
 from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter, gathered
 from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head, result_head
@@ -100,8 +101,8 @@ class Peer(asyncio.BufferedProtocol):
         """The calls of this peer in flight, by msgid, each as what cancels it; ``None`` while it is taken in."""
         self.relay = False
         """Whether it passes on the calls of others, and so must not be cut off for what they wrote."""
-        self.errors = 0
-        """How many of its calls were answered with an error."""
+        self.failures = 0
+        """How many of its calls failed: were answered with an error that means that something is broken."""
         self.packer = Packer()
         self._receiver = receiver
         self.turns: dict[int, Turn] = {}
@@ -208,7 +209,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def answer_error(self, msgid: int, error: Error) -> None:
         """Answer a call that failed."""
-        self.errors += msgid in self.calls
+        self.failures += msgid in self.calls and is_failure(error.code)
         self.answer(msgid, self.packer.error(msgid, error))
 
     def cancel(self, msgid: int) -> None:

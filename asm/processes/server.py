@@ -35,11 +35,14 @@ from asm.processes.reports import Beats, Reporter
 from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params, packed
 from asm.wire.streams import CHUNK, MORE
 
-__all__ = ["KEEP_THE_NAME", "PROTOCOL", "Accepted", "Lifeline", "Service", "run"]
+__all__ = ["PROTOCOL", "Accepted", "Entrance", "Lifeline", "Service", "run"]
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Rebind = Callable[[socket.socket], None]
+"""Takes another listening socket."""
 
 PROTOCOL: Final = 1
 """The version of the protocol on the wire."""
@@ -83,6 +86,8 @@ class Lifeline(Reporter, Protocol):
     """What the parent said last of how the process is to be."""
     on_settings: Callable[[Mapping[str, Any]], None] | None
     """Called with new ones."""
+    on_socket: Rebind | None
+    """Called with another listening socket, when the one before was lost."""
 
     def fileno(self) -> int:
         """Return what becomes readable when the parent is gone."""
@@ -209,9 +214,10 @@ class Server:
         self._connections = min(limits.connections, _make_room(limits.connections))
         self._peers: set[Peer] = set()
         self._calls = 0
-        self._errors = 0
+        self._failures = 0
         """Of connections that are gone."""
         self._service: Service | None = None
+        self._entrance = Entrance(self._accept)
         self._drain_seconds = DRAIN_SECONDS
         self._stopping = asyncio.Event()
         self._draining = False
@@ -261,7 +267,7 @@ class Server:
     def lost(self, peer: Peer) -> None:
         """Forget the connection."""
         self._peers.discard(peer)
-        self._errors += peer.errors
+        self._failures += peer.failures
         self._settled.set()
 
     # -- inside
@@ -275,13 +281,14 @@ class Server:
             return
         self._service = service
         try:
-            listener = await loop.create_unix_server(self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **KEEP_THE_NAME)
+            self._lifeline.on_socket = self._entrance.move
+            await self._entrance.open(self._lifeline.socket)
             service.begin(self._tell, self._fail)
             self._tell()
             beats = Beats(self._lifeline, self._stats)
             _log.info("serving", extra={"contracts": list(service.contracts)})
             await self._stopping.wait()
-            listener.close()
+            self._entrance.close()
             await self._drain()
             beats.stop()
         finally:
@@ -331,11 +338,11 @@ class Server:
     def _stats(self) -> dict[str, Any]:
         """Count, for the parent, and say how the stores are."""
         assert self._service is not None
-        errors = self._errors + sum(peer.errors for peer in self._peers)
+        failures = self._failures + sum(peer.failures for peer in self._peers)
         in_flight = sum(len(peer.calls) for peer in self._peers)
         trouble = self._service.trouble(time.monotonic())
         health = None if trouble is None else {"code": trouble.code, "message": trouble.message[:MESSAGE]}
-        return {"calls": self._calls, "errors": errors, "in_flight": in_flight, "health": health}
+        return {"calls": self._calls, "errors": failures, "in_flight": in_flight, "health": health}
 
     def _hear_parent(self) -> None:
         """Stop when the parent is gone or says so."""
@@ -386,6 +393,39 @@ class Server:
         if operation is not None:
             details["operation"] = operation
         return Error("storage_error", f"{self._name} is shutting down", details=details)
+
+
+class Entrance:
+    """Takes connections on a listening socket: on one at a time, whose file may be lost and made again.
+
+    :param accept: makes what serves a connection.
+    """
+
+    def __init__(self, accept: Callable[[], Peer]) -> None:
+        self._accept = accept
+        self._server: asyncio.Server | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def open(self, listening: socket.socket | None) -> None:
+        """Take connections on this socket, and on no other."""
+        loop = asyncio.get_running_loop()
+        before = self._server
+        self._server = await loop.create_unix_server(self._accept, sock=listening, backlog=BACKLOG, **KEEP_THE_NAME)
+        if before is not None:
+            before.close()
+        if self._closed:
+            self._server.close()
+
+    def move(self, listening: socket.socket) -> None:
+        """Take connections on another socket soon."""
+        self._moving = asyncio.get_running_loop().create_task(self.open(listening))
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
 
 
 class Accepted(Peer):

@@ -38,6 +38,7 @@ __all__ = [
     "decode_checked",
     "decode_params",
     "decode_response",
+    "error_code",
     "is_response",
     "packed",
     "packed_rows",
@@ -51,6 +52,8 @@ __all__ = [
 
 REQUEST: Final = 0
 RESPONSE: Final = 1
+NIL: Final = b"\xc0"
+"""What stands in a response for its error when there is none."""
 NOTIFICATION: Final = 2
 
 HELLO: Final = b"hello"
@@ -265,6 +268,25 @@ def decode_response(body: bytes) -> tuple[int, Any]:
     if error is not None:
         raise Error.from_map(error)
     return msgid, result
+
+
+def error_code(body: bytes, at: int) -> str | None:
+    """Return the code of a response's error, and decode nothing else of it; ``None`` when there is no error.
+
+    :param at: where the error begins.
+    """
+    if body[at : at + 1] == NIL:
+        return None
+    error = msgpack.Unpacker()
+    error.feed(memoryview(body)[at:])
+    try:
+        for _ in range(error.read_map_header()):
+            if error.unpack() == "code":
+                return str(error.unpack())
+            error.skip()
+    except (ValueError, TypeError, msgpack.UnpackException):
+        pass
+    return ""
 
 
 def read_refusal(body: bytes) -> Error | None:

@@ -158,9 +158,12 @@ class Attempt:
 
     # -- What it is told
 
-    def tell(self, message: str, body: Mapping[str, Any]) -> bool:
-        """Tell it something; return whether there was room for it. A process that does not listen is stuck."""
-        return isinstance(self._link, Link) and self._link.tell(message, body)
+    def tell(self, message: str, body: Mapping[str, Any], file: int | None = None) -> bool:
+        """Tell it something; return whether there was room for it. A process that does not listen is stuck.
+
+        :param file: a descriptor that goes with it.
+        """
+        return isinstance(self._link, Link) and self._link.tell(message, body, file)
 
     def dismiss(self, now: float) -> None:
         """Ask it to stop; it is to be killed when ``stop_timeout`` has passed."""

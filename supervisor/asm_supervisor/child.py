@@ -84,6 +84,8 @@ class Snapshot:
     """What it said when it became ready, or began to wait."""
     stats: Mapping[str, Any]
     """What it said with its last heartbeat."""
+    trouble: str
+    """Why it cannot be reached by its name, in words that follow that; empty when it can."""
     due_at: float | None
     """When its next process is due, by ``time.monotonic``; ``None`` when none is."""
     beat_at: float | None
@@ -103,6 +105,7 @@ class Child:
     :ivar restart_at: when the next process is due; ``None`` when none is.
     :ivar deaths: those that count for the restart intensity.
     :ivar streak: how many deaths in a row there were, as the backoff counts them.
+    :ivar listener: its name, as long as it has one.
     :ivar ever_up: whether any process of it came up.
     :raises SpecError: when ``spec`` or ``start_method`` cannot work.
     """
@@ -138,7 +141,7 @@ class Child:
         """Why another process is wanted, in words that follow the child's name, and of what kind that is."""
         self._kind: Literal["asked", "needed"] = "asked"
         self._begun = 0
-        self._listener: Listener | None = None
+        self.listener: Listener | None = None
         self._attempt: Attempt | None = None
         """The current process, or the last one."""
         self._owner = os.getpid()
@@ -177,6 +180,7 @@ class Child:
             listen=self.spec.listen,
             info={} if attempt is None else attempt.info,
             stats={} if attempt is None else attempt.stats,
+            trouble=listener.trouble if (listener := self.listener) is not None else "",
             due_at=self.restart_at,
             beat_at=None if attempt is None else attempt.beat_at,
         )
@@ -210,8 +214,8 @@ class Child:
             try:
                 self.listen()
                 self.begin(time.monotonic())
-                if self._listener is not None:
-                    self._listener.hand_over()  # nobody restarts it: when it is gone, connections are to be refused
+                if self.listener is not None:
+                    self.listener.hand_over()  # nobody restarts it: when it is gone, connections are to be refused
             except BaseException:
                 self.stop()
                 raise
@@ -268,17 +272,27 @@ class Child:
 
         :raises ListenError: when that cannot be.
         """
-        if self.spec.listen is not None and self._listener is None:
-            self._listener = Listener.acquire(self.spec.listen, mode=self.spec.listen_mode)
-        if self._listener is not None:
-            self._listener.listen()
+        if self.spec.listen is not None and self.listener is None:
+            self.listener = Listener.acquire(self.spec.listen, mode=self.spec.listen_mode)
+        if self.listener is not None:
+            self.listener.listen()
+
+    def moved(self) -> None:
+        """Hand the process the socket that had to be made again; if it cannot take that, another process is needed."""
+        attempt, listener = self._attempt, self.listener
+        if attempt is None or attempt.is_over or listener is None or listener.socket is None or self.wanted is not Wanted.RUN:
+            return
+        if attempt.pid is not None:
+            listener.handed_to(attempt.pid)
+        if not self.spec.rebinds or not attempt.tell("socket", {}, listener.socket.fileno()):
+            self.want(Wanted.RESTART, "was stopped, because its socket had to be made again", "needed")
 
     def release(self) -> None:
         """Remove the socket and give the name back."""
         _linked.pop(self, None)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
 
     def want(self, wanted: Wanted, why: str = "", kind: Literal["asked", "needed"] = "asked") -> None:
         """Decide what is to become of the child.
@@ -316,7 +330,7 @@ class Child:
         self.restart_at = None
         link: Link | Ending
         try:
-            listening = None if self._listener is None else self._listener.socket
+            listening = None if self.listener is None else self.listener.socket
             link = Link(self.spec, self._launcher, listening, self._begun)
         except (OSError, RuntimeError) as error:  # no descriptors, no threads
             link = Ending(f"could not be started: {error}")
@@ -344,8 +358,8 @@ class Child:
         """
         self.want(Wanted.RUN)
         self.restart_at = self._retry_at(time.monotonic()) if state is State.FAILED else None
-        if self._listener is not None:
-            self._listener.hand_over()
+        if self.listener is not None:
+            self.listener.hand_over()
         self.become(state, reason)
 
     def files(self) -> list[int]:
@@ -368,8 +382,8 @@ class Child:
         knew_it = attempt.pid is not None
         for message, body in attempt.hear(now):
             self._take(attempt, message, body, now)
-        if not knew_it and attempt.pid is not None and self._listener is not None:
-            self._listener.handed_to(attempt.pid)
+        if not knew_it and attempt.pid is not None and self.listener is not None:
+            self.listener.handed_to(attempt.pid)
         ending = attempt.ending(now)
         if ending is None and (fault := attempt.fault(now)) is not None:
             self.kill(fault, now)

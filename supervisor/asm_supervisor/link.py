@@ -161,9 +161,12 @@ class Link:
             return Ending(f"could not be started: {self._failure}")
         return Ending(_describe(status), status)
 
-    def tell(self, message: str, body: Mapping[str, Any]) -> bool:
-        """Tell the process something, also when it is just being started; return whether there was room for it."""
-        return self._lifeline.write(encode(message, body))
+    def tell(self, message: str, body: Mapping[str, Any], file: int | None = None) -> bool:
+        """Tell the process something, also when it is just being started; return whether there was room for it.
+
+        :param file: a descriptor that goes with it.
+        """
+        return self._lifeline.write(encode(message, body), file=file)
 
     def terminate(self) -> None:
         """Ask the process to stop, by lifeline and by SIGTERM. If it is just being started, as soon as it is there."""

@@ -10,7 +10,7 @@ from asm_supervisor.restarts import Backoff, Restart, add_restart, describe
 from asm_supervisor.spec import STRATEGIES, check_settings
 from asm_supervisor.states import DOWN, SETTLED, State, Wanted
 
-__all__ = ["DEFAULT_BACKOFF", "Policy", "next_to_start", "next_to_stop", "what_follows"]
+__all__ = ["DEFAULT_BACKOFF", "Policy", "in_words", "next_to_start", "next_to_stop", "what_follows"]
 
 DEFAULT_BACKOFF: Final = Backoff()
 
@@ -86,3 +86,14 @@ def next_to_start(states: Sequence[State]) -> int | None:
 def next_to_stop(states: Sequence[State]) -> int | None:
     """Return the index of the child to stop, or that is being stopped: the last one that is not down."""
     return next((index for index in range(len(states) - 1, -1, -1) if states[index] not in DOWN), None)
+
+
+def in_words(states: Sequence[tuple[str, State]], troubles: Sequence[tuple[str, str]]) -> str:
+    """Say in one line how a tree is.
+
+    :param troubles: why names are lost, in words that follow them; empty where they are not.
+    """
+    others = [f"{name} {state}" for name, state in states if state is not State.READY]
+    ready = len(states) - len(others)
+    others += [f"{name} {trouble}" for name, trouble in troubles if trouble]
+    return f"{ready} of {len(states)} ready" + (f": {', '.join(others)}" if others else "")

@@ -66,6 +66,9 @@ class ChildSpec:
     :param settings: what the process may be told anew while it runs, so that a change of it needs no other process: JSON values
         with string keys, ``lifeline.settings``.
     :param listen: the path of an AF_UNIX socket that the parent owns, listens on and hands down as ``lifeline.socket``.
+    :param rebinds: whether the target serves another listening socket when it is handed one while it runs
+        (:attr:`Lifeline.on_socket <asm_supervisor.lifeline.Lifeline.on_socket>`). One that does not is restarted when the file
+        of its socket was taken away.
     :param description: what the child is, in a few words for people.
     :param listen_mode: the permissions of that socket; whoever has the right to write may connect.
     :param restart: when it is started again: ``permanent``, always; ``transient``, unless it exited with status 0;
@@ -83,6 +86,7 @@ class ChildSpec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     listen: Path | None = None
+    rebinds: bool = False
     listen_mode: int = 0o600
     description: str = ""
     restart: Literal["permanent", "transient", "temporary"] = "permanent"

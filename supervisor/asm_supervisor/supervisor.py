@@ -33,14 +33,15 @@ from asm_supervisor.launch import Launcher
 from asm_supervisor.link import Ending, wait
 from asm_supervisor.notify import Notifier
 from asm_supervisor.outcomes import Exit, Reloaded
-from asm_supervisor.policy import DEFAULT_BACKOFF, Policy, next_to_start, next_to_stop, what_follows
+from asm_supervisor.policy import DEFAULT_BACKOFF, Policy, in_words, next_to_start, next_to_stop, what_follows
 from asm_supervisor.reaper import adopts_orphans, reap
 from asm_supervisor.restarts import Backoff, Restart
 from asm_supervisor.signals import Signals
-from asm_supervisor.sockets import ListenError
+from asm_supervisor.sockets import Listener, ListenError
 from asm_supervisor.spec import ChildSpec, SpecError, check_name, check_specs, check_start_method
 from asm_supervisor.states import DOWN, SETTLED, State, Wanted
 from asm_supervisor.terminal import Terminal
+from asm_supervisor.watch import Watch, Watched, take_names
 
 __all__ = ["Supervisor"]
 
@@ -69,6 +70,7 @@ class Supervisor:
     :param on_message: called with a snapshot, the name and the map of what a child sends with ``lifeline.send``.
     :param on_hangup: called at a SIGHUP that somebody sends. One of a terminal that is gone stops the tree, as does any without
         this parameter. Where SIGHUP is ignored (``nohup``), it stays so.
+    :param prepare: called before the file of a socket is made again; makes its directory, and raises when that cannot be.
     :raises SpecError: when something in this cannot work; nothing was started then.
 
     The callbacks run in the loop: they must not take long. There, and in what is given to :meth:`post`, the supervisor may
@@ -91,6 +93,7 @@ class Supervisor:
         on_ready: Callable[[list[Snapshot]], None] | None = None,
         on_message: Callable[[Snapshot, str, Mapping[str, Any]], None] | None = None,
         on_hangup: Callable[[], None] | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         check_name(name)
         check_start_method(start_method)
@@ -104,6 +107,8 @@ class Supervisor:
         self._on_hangup = on_hangup
         self._children = [self._child(spec) for spec in check_specs(specs)]
         """In start order. Those that a reload took out of the description come first, because they are stopped last."""
+        self._watch = Watch(prepare)
+        self._others: list[Watched] = []
         self._inbox = Inbox()
         self._terminal = Terminal()
         self._signalled_at: float | None = None
@@ -144,7 +149,7 @@ class Supervisor:
             numbers.add(signal.SIGHUP)
         with Signals(*numbers) as signals:
             try:
-                self._listen()
+                self._take_names()
                 self._loop(signals)
             except BaseException:
                 self._abort(signals)
@@ -201,7 +206,8 @@ class Supervisor:
             old = present[spec.name].spec if spec.name in present else spec
             if (old.listen, old.listen_mode) != (spec.listen, spec.listen_mode):
                 raise SpecError(spec.name, "listen", "cannot change while the tree runs; give the child another name")
-        added = self._acquire([self._child(spec) for spec in checked if spec.name not in present])
+        added = [self._child(spec) for spec in checked if spec.name not in present]
+        take_names(added)
 
         self._is_as_described = False
         self._notifier.reloading()
@@ -219,10 +225,21 @@ class Supervisor:
         groups = {"added": added, "changed": changed, "adjusted": adjusted, "removed": removed}
         return Reloaded(**{what: tuple(child.name for child in children) for what, children in groups.items()})
 
+    def watch(self, name: str, listener: Listener, moved: Callable[[], None]) -> None:
+        """Look after a name that is not a child's, as after those of children.
+
+        :param name: what it is called in logs.
+        :param moved: called in the loop when the listener has another socket.
+        """
+        self._others.append(Watched(name, listener, moved))
+
     # -- The loop ---------------------------------------------------------------------------------------------------
 
     def _described(self) -> list[Child]:
         return [child for child in self._children if child.wanted is not Wanted.LEAVE]
+
+    def _names(self) -> list[Watched | Child]:
+        return [*self._others, *self._described()]
 
     def _child(self, spec: ChildSpec) -> Child:
         return Child(spec, launcher=self._launcher, on_change=self._changed, on_message=self._on_message)
@@ -262,21 +279,7 @@ class Supervisor:
                 self._restart(child)
         return needed
 
-    def _acquire(self, children: list[Child]) -> list[Child]:
-        """Take the names of new children: of all, or of none.
-
-        :raises ListenError: when that cannot be.
-        """
-        try:
-            for child in children:
-                child.listen()
-        except ListenError:
-            for child in children:
-                child.release()
-            raise
-        return children
-
-    def _listen(self) -> None:
+    def _take_names(self) -> None:
         """Take all names before anything is started: what is in use now will not be free when its turn comes."""
         for child in self._children:
             try:
@@ -290,12 +293,10 @@ class Supervisor:
         while not self._turn(signals, now := time.monotonic()):
             files = [file for child in self._children for file in child.files()]
             deadlines = [self._terminal.deadline, *(child.deadline for child in self._children)]
-            # Whose time had come and was not started, waits for others, and not for a time.
-            deadlines += [
-                child.restart_at for child in self._children if child.restart_at is not None and child.restart_at > now
-            ]
-            if self._notifier.interval is not None:
-                deadlines.append(self._alive_at)
+            # One whose time has come and that was not started waits for others, and for no time.
+            deadlines += [child.restart_at for child in self._children if (child.restart_at or 0) > now]
+            deadlines += [self._watch.due if self._exit is None else None]
+            deadlines += [self._alive_at if self._notifier.interval is not None else None]
             deadline = min((moment for moment in deadlines if moment is not None), default=None)
             left = None if deadline is None else deadline - time.monotonic()
             wait([signals.fileno(), self._inbox.fileno(), *files], left)
@@ -316,6 +317,8 @@ class Supervisor:
             self._start_due(now)
             self._let_go(now)
             self._announce()
+            if now >= self._watch.due:
+                self._has_news |= self._watch.look(self._names(), now)
         else:
             self._stop_last(now)
         self._tell(now)
@@ -483,10 +486,8 @@ class Supervisor:
         """Tell the service manager what is new, and that this loop goes on."""
         if self._has_news:
             self._has_news = False
-            states = [(child.name, child.state) for child in self._children]
-            ready = sum(state is State.READY for _, state in states)
-            others = ", ".join(f"{name} {state}" for name, state in states if state is not State.READY)
-            self._notifier.status(f"{ready} of {len(states)} ready{f': {others}' if others else ''}")
+            troubles = [(each.name, each.listener.trouble) for each in self._names() if each.listener is not None]
+            self._notifier.status(in_words([(child.name, child.state) for child in self._children], troubles))
         if self._notifier.interval is not None and now >= self._alive_at:
             self._alive_at = now + self._notifier.interval
             self._notifier.alive()

@@ -102,25 +102,27 @@ def test_the_status_of_a_tree_that_is_ready(memory_tree):
     assert [each["name"] for each in json.loads(everyone.stdout)] == ["dev"]
 
 
-def test_calls_errors_and_calls_in_flight_are_counted(memory_tree):
-    with memory_tree.connect() as store, memory_tree.connect("dev.artifacts") as artifacts:
+def test_calls_failures_and_calls_in_flight_are_counted(trees):
+    tree = trees(config().replace('"memory"', '"misbehaving:Raising"')).wait_ready()
+    with tree.connect() as store, tree.connect("dev.artifacts") as artifacts, tree.connect("dev.sessions") as sessions:
         for _ in range(5):
             store.get_latest_sequence("ses_1")
-        for key in ("a", "b"):
-            with contextlib.suppress(asm.ResourceError):
-                store.get(key)
-        with contextlib.suppress(asm.ResourceError):
-            artifacts.get("c")
-        counted = {"dev.sessions": (5, 0), "dev.artifacts": (3, 3), "MyApp.Store": (7, 2)}
+        for handle in (store, store, artifacts):  # that nothing is there is an answer
+            with pytest.raises(asm.ResourceError):
+                handle.get("a")
+        for handle in (store, store, sessions):
+            with pytest.raises(asm.Error, match="ZeroDivisionError"):
+                handle.get_session("ses_1")
+        counted = {"dev.sessions": (8, 3), "dev.artifacts": (3, 0), "MyApp.Store": (9, 2)}
         for name, (calls, errors) in counted.items():
-            memory_tree.wait_child(name, lambda child, seen=(calls, errors): (child.calls, child.errors) == seen)
-    with memory_tree.connect() as store, concurrent.futures.ThreadPoolExecutor() as pool:
+            tree.wait_child(name, lambda child, seen=(calls, errors): (child.calls, child.errors) == seen)
+    with tree.connect() as store, concurrent.futures.ThreadPoolExecutor() as pool:
         poll = pool.submit(store.get_events, "ses_1", wait_timeout_ms=60_000)
         for name in ("dev.sessions", "MyApp.Store"):
-            memory_tree.wait_child(name, lambda child: child.in_flight == 1)
+            tree.wait_child(name, lambda child: child.in_flight == 1)
         store.append_event(asm.Event.new(type="message_sent", session_id="ses_1"))
         assert len(poll.result(PATIENCE)) == 1
-        memory_tree.wait_child("dev.sessions", lambda child: child.in_flight == 0)
+        tree.wait_child("dev.sessions", lambda child: child.in_flight == 0)
 
 
 def test_on_a_terminal_the_status_is_a_table(memory_tree):

@@ -30,6 +30,7 @@ def serve(lifeline, journal=None, ready=True):
         selector.register(lifeline, selectors.EVENT_READ)
         if lifeline.socket is not None:
             selector.register(lifeline.socket, selectors.EVENT_READ)
+        lifeline.on_socket = lambda another: selector.register(another, selectors.EVENT_READ)
         if ready:
             lifeline.ready({"pid": os.getpid()})
         while True:
