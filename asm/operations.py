@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import typing
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeVar
@@ -34,6 +36,9 @@ class Parameter:
     annotation: Any
     """Its type, without the check."""
     check: checks.Check
+    """Checks what a caller gives."""
+    receive: checks.Check
+    """Checks what another process was given, which may be a later version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +80,35 @@ class Operation:
             if twice := given.keys() & kwargs.keys():
                 checks.refuse(self.name, f"got {', '.join(twice)} twice")
             given |= kwargs
+        return self._checked(given, GIVEN)
+
+    def receive(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Check arguments that were bound in another process, by name. Returns and raises as :meth:`bind`."""
+        return self._checked(given, RECEIVED)
+
+    def _checked(self, given: dict[str, Any], check_of: Callable[[Parameter], checks.Check]) -> dict[str, Any]:
         for name, value in given.items():
             parameter = self.parameters.get(name)
             if parameter is None:
                 checks.refuse(
                     self.name, f"has no parameter {name!r}; it takes: {', '.join(self.parameters)}", parameter=str(name)
                 )
-            given[name] = parameter.check(value, name)
+            given[name] = check_of(parameter)(value, name)
         for name in self.required:
             if name not in given:
                 checks.refuse(self.name, f"needs {name}", parameter=name)
         return given
 
 
+GIVEN: Final = operator.attrgetter("check")
+RECEIVED: Final = operator.attrgetter("receive")
+
+
 def implements(*contracts: type) -> Callable[[C], C]:
     """Return a class decorator for a store: each operation is there, and checks its arguments first.
+
+    What the class inherits counts. A subclass that overrides operations of one of our stores is decorated again, if these are
+    to check their arguments as well.
 
     :param contracts: :class:`~asm.ports.SessionStore`, :class:`~asm.ports.ArtifactStore`, or both.
     :raises TypeError: when the class lacks an operation or names its parameters differently.
@@ -97,16 +116,18 @@ def implements(*contracts: type) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         for operation in OPERATIONS.values():
-            if CONTRACTS[operation.contract] not in contracts:
+            port = CONTRACTS[operation.contract]
+            if port not in contracts:
                 continue
-            function = vars(cls).get(operation.name)
-            if function is None:
+            function = inspect.getattr_static(cls, operation.name, None)
+            if function is None or function is vars(port)[operation.name]:
                 message = f"{cls.__name__} lacks the operation {operation.name}{operation.signature}"
                 raise TypeError(message)
             if list(inspect.signature(function).parameters)[1:] != list(operation.parameters):
                 message = f"{cls.__name__}.{operation.name} must have the parameters {operation.signature}"
                 raise TypeError(message)
-            setattr(cls, operation.name, _checked(operation, function))
+            if function not in _UNCHECKED:  # what is inherited from one of our stores is checked
+                setattr(cls, operation.name, _checked(operation, function))
         return cls
 
     return decorate
@@ -114,9 +135,13 @@ def implements(*contracts: type) -> Callable[[C], C]:
 
 def unchecked(store: Any, name: str) -> Callable[..., Any]:
     """Return an operation of a store for a caller who has checked the arguments: without a second check."""
-    method = getattr(store, name)
-    function = getattr(method, "unchecked", None)
-    return method if function is None else function.__get__(store)  # type: ignore[no-any-return]
+    method: Any = getattr(store, name)
+    function: Any = getattr(method, "__func__", None)
+    return _UNCHECKED[function].__get__(method.__self__) if function in _UNCHECKED else method  # type: ignore[no-any-return]
+
+
+_UNCHECKED: Final[weakref.WeakKeyDictionary[Callable[..., Any], Any]] = weakref.WeakKeyDictionary()
+"""The operations that check their arguments, and what they are without that."""
 
 
 def _checked(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,14 +149,14 @@ def _checked(operation: Operation, function: Callable[..., Any]) -> Callable[...
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return function(self, **operation.bind(args, kwargs))
 
-    call.unchecked = function  # type: ignore[attr-defined]
+    _UNCHECKED[call] = function
     return call
 
 
 def _instance(kind: type) -> checks.Check:
     def check(value: Any, where: str) -> Any:
         if not isinstance(value, kind):
-            checks.refuse(where, f"must be a {kind.__name__}, not {checks.kind(value)}")
+            checks.refuse(where, f"must be {checks.a(kind.__name__)}, not {checks.kind(value)}")
         return value
 
     return check
@@ -206,12 +231,10 @@ def _operations() -> dict[str, Operation]:
 
 
 def _parameter(name: str, hint: Any) -> Parameter:
-    annotation, check = hint, None
     if typing.get_origin(hint) is typing.Annotated:
-        annotation, check = hint.__origin__, hint.__metadata__[0]
-    else:
-        check = next(check for kind, check in _CHECKS if kind == hint)
-    return Parameter(name, annotation, check)
+        return Parameter(name, hint.__origin__, hint.__metadata__[0], hint.__metadata__[-1])
+    check = next(check for kind, check in _CHECKS if kind == hint)
+    return Parameter(name, hint, check, check)
 
 
 OPERATIONS: Final[dict[str, Operation]] = _operations()

@@ -12,8 +12,15 @@ Guarantees, in every implementation and through the composite:
 4. A call that returns normally is durable to the degree the store promises.
 5. A call that raises has changed nothing, unless its time was up or the way to the store was lost in the middle of it: the
    outcome of ``timeout``, of ``storage_connection_failed``, and of a ``storage_error`` with the reason ``backend_exited`` or
-   ``shutting_down`` is unknown. Every operation is idempotent, so it can be repeated.
+   ``shutting_down`` is unknown. Appends, puts and deletes are idempotent: repeating them is safe. Repeating a ``save_*`` may
+   undo what somebody else saved in between.
 6. Events need no saved session, and a run no saved session: the stores do not enforce that relation.
+7. Writing is strict, and reading is tolerant: what a caller gives is checked before anything is done, and what is stored comes
+   back as it is, also what another version stored. A type or status that is not known is a string then.
+
+In every store alike an id, and an ``agent_id``, ``run_id``, ``provider``, ``correlation_id`` or ``parent_session_id``, has at
+most 1,024 bytes of UTF-8 and no NUL; a free-form map nests at most 64 levels deep and has at most 1,000,000 values (keys,
+elements, maps and lists counted). So has one call as a whole when the store is in another process, and at most 16 MiB.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from asm.core.values import ArtifactInfo, Event, EventType, Run, RunStatus, Sess
 __all__ = ["ArtifactStore", "Data", "ExecutionResult", "SessionStore"]
 
 Id = Annotated[str, checks.identifier]
-Key = Annotated[str, checks.artifact_key]
+Key = Id
 Text = Annotated[str, checks.text]
 Count = Annotated[int, checks.count]
 OptionalId = Annotated[str | None, checks.optional(checks.identifier)]
@@ -36,11 +43,22 @@ OptionalCount = Annotated[int | None, checks.optional(checks.count)]
 OptionalText = Annotated[str | None, checks.optional(checks.text)]
 OptionalTime = Annotated[datetime | None, checks.optional(checks.utc_time)]
 Limit = Annotated[int | None, checks.optional(checks.limit)]
+# What filters by a status or type has two checks: of what a caller gives, and of what may come from a later version.
 SessionStatuses = Annotated[
-    SessionStatus | str | Iterable[SessionStatus | str] | None, checks.members(SessionStatus, "invalid_status")
+    SessionStatus | str | Iterable[SessionStatus | str] | None,
+    checks.members(checks.member(SessionStatus, "invalid_status")),
+    checks.members(checks.named(SessionStatus, "invalid_status")),
 ]
-RunStatuses = Annotated[RunStatus | str | Iterable[RunStatus | str] | None, checks.members(RunStatus, "invalid_status")]
-EventTypes = Annotated[EventType | str | Iterable[EventType | str] | None, checks.members(EventType, "invalid_event_type")]
+RunStatuses = Annotated[
+    RunStatus | str | Iterable[RunStatus | str] | None,
+    checks.members(checks.member(RunStatus, "invalid_status")),
+    checks.members(checks.named(RunStatus, "invalid_status")),
+]
+EventTypes = Annotated[
+    EventType | str | Iterable[EventType | str] | None,
+    checks.members(checks.member(EventType, "invalid_event_type", own=True)),
+    checks.members(checks.named(EventType, "invalid_event_type")),
+]
 
 ArtifactInfos = list[ArtifactInfo]
 """Has a name, because within :class:`ArtifactStore` ``list`` is an operation."""
@@ -95,7 +113,10 @@ class SessionStore(Protocol):
         """
 
     def save_run(self, run: Run) -> None:
-        """Insert the run, or replace the one with its id."""
+        """Insert the run, or replace the one with its id.
+
+        :raises Error: ``session_mismatch`` when that belongs to another session.
+        """
 
     def get_run(self, run_id: Id) -> Run:
         """Return the run with this id.
@@ -122,7 +143,10 @@ class SessionStore(Protocol):
     def append_event_with_sequence(self, event: Event) -> Event:
         """Append the event and return it with its session's next ``sequence_number``: 1, 2, 3, … with no gap.
 
-        An event whose id is already stored is not stored again: the stored one is returned.
+        An event whose id is already stored in its session is not stored again: the stored one is returned.
+
+        :raises Error: ``session_mismatch`` when the id is stored in another session, of which nothing is told. Ids are yours to
+            give, and unique in all sessions; those of :meth:`asm.Event.new` are.
         """
         ...
 
@@ -131,11 +155,16 @@ class SessionStore(Protocol):
 
         Events of several sessions may mix. An id that is already stored, or that came before in the list,
         gives back the stored event in its place.
+
+        :raises Error: ``session_mismatch`` when that belongs to another session. Then none is stored.
         """
         ...
 
     def flush(self, result: ExecutionResult) -> None:
-        """Store what a run brought about, all of it or none of it: its session, the run itself, and its events."""
+        """Store what a run brought about, all of it or none of it: its session, the run itself, and its events.
+
+        :raises Error: ``session_mismatch``, as :meth:`save_run` and :meth:`append_events`.
+        """
 
     def get_events(
         self,
@@ -151,7 +180,7 @@ class SessionStore(Protocol):
     ) -> list[Event]:
         """Return the events of a session by ``sequence_number``, ascending. An unknown session has none.
 
-        :param type: one type, or several of which any will do.
+        :param type: one type, or several of which any will do; also types of one's own.
         :param since: events whose ``timestamp`` is this or later.
         :param after: events whose ``sequence_number`` is greater.
         :param before: events whose ``sequence_number`` is smaller.

@@ -42,7 +42,7 @@ class RunningTree:
     :param config: the file, which a reload reads again.
     :param settings: what it says now.
     :param style: how the tree logs.
-    :param on_ready: told once, when all children are ready.
+    :param on_ready: told once, when all children are up.
     :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
     """
 
@@ -213,6 +213,7 @@ def _child_status(child: Snapshot, now: float) -> ChildStatus:
             for restart in child.history
         ),
         reason=child.reason,
+        health=str((child.stats.get("health") or {}).get("message", "")) if child.pid is not None else "",
         memory_bytes=None if child.pid is None else _memory(child.pid),
         **stats,
     )

@@ -45,7 +45,8 @@ class ChildStatus:
     description: str
     """What it is, in a few words for people."""
     state: str
-    """``starting``, ``ready``, ``backoff``, ``stopping``, ``failed``, ``ended`` or ``stopped``."""
+    """``starting``, ``ready``, ``waiting``, ``backoff``, ``stopping``, ``failed``, ``ended`` or ``stopped``. One that waits
+    serves its name, and its store is away."""
     pid: int | None
     """Its process, if it has one."""
     uptime_seconds: float | None
@@ -55,12 +56,14 @@ class ChildStatus:
     history: tuple[RestartStatus, ...]
     """The last of these restarts, the oldest first."""
     reason: str
-    """How its last process ended, in words that follow its name; empty when none has ended."""
+    """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
     calls: int
     errors: int
     """How many of these calls were answered with an error."""
     in_flight: int
     """How many of them are not answered yet."""
+    health: str
+    """What is wrong with its store, as that said when it was asked last, or as its last calls failed; empty when it is well."""
     memory_bytes: int | None
     """Its share of the memory of the machine (PSS), where pages that processes share count in parts."""
 
@@ -90,8 +93,8 @@ class TreeStatus:
 
     @property
     def state(self) -> str:
-        """``ready`` when every child is, else ``degraded``."""
-        return READY if all(child.state == READY for child in self.children) else DEGRADED
+        """``ready`` when every child is, and every store is well; else ``degraded``."""
+        return READY if all(child.state == READY and not child.health for child in self.children) else DEGRADED
 
     def to_map(self) -> dict[str, Any]:
         """Return it as a map of JSON values, with its state."""

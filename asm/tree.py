@@ -60,7 +60,8 @@ def policy(settings: Settings) -> dict[str, Any]:
 def specs(settings: Settings, log: LogStyle) -> list[ChildSpec]:
     """Return the children of a tree in the order in which they start: the backends as declared, then the composites."""
     runtime_dir = settings.runtime_dir
-    terms = {"log": log, "limits": settings.limits, "access": settings.access, "listen_mode": settings.access.socket_mode}
+    access = settings.access
+    terms = {"waits": True, "log": log, "limits": settings.limits, "access": access, "listen_mode": access.socket_mode}
     return [
         *(_backend(backend, runtime_dir, terms) for backend in settings.backend),
         *(_composite(item, runtime_dir, terms) for item in settings.composite),
@@ -72,14 +73,20 @@ def worker_spec(
     store: str | type,
     options: Mapping[str, Any],
     path: str,
+    *,
+    waits: bool = False,
     log: LogStyle | None = None,
     limits: Limits | None = None,
     access: Access | None = None,
     **more: Any,
 ) -> ChildSpec:
-    """Return the specification of a worker: one store, served on the socket at ``path``."""
+    """Return the specification of a worker: one store, served on the socket at ``path``.
+
+    :param waits: whether it serves its name while the store's service is away, and waits for it.
+    """
     kind = store if isinstance(store, str) else store.__qualname__
-    kwargs = {"name": name, "store": store, "options": dict(options), "log": log, "limits": limits, "access": access}
+    own = {"store": store, "options": dict(options), "waits": waits}
+    kwargs = {"name": name, **own, "log": log, "limits": limits, "access": access}
     return ChildSpec(name=name, target=worker.main, kwargs=kwargs, listen=Path(path), description=f"worker: {kind}", **more)
 
 
@@ -88,6 +95,8 @@ def composite_spec(
     session_store: Named | Module,
     artifact_store: Named | Module,
     path: str,
+    *,
+    waits: bool = False,
     log: LogStyle | None = None,
     limits: Limits | None = None,
     access: Access | None = None,
@@ -95,7 +104,7 @@ def composite_spec(
 ) -> ChildSpec:
     """Return the specification of a composite: two stores behind one name, served on the socket at ``path``."""
     stores = {"session_store": session_store, "artifact_store": artifact_store}
-    kwargs = {"name": name, **stores, "log": log, "limits": limits, "access": access}
+    kwargs = {"name": name, **stores, "waits": waits, "log": log, "limits": limits, "access": access}
     description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
     return ChildSpec(name=name, target=composite.main, kwargs=kwargs, listen=Path(path), description=description, **more)
 

@@ -11,17 +11,17 @@ comes after and is announced.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from asm.core.errors import Error
 from asm.core.values import Event, Run
 from asm.ports import ExecutionResult
 
-__all__ = ["Appends", "Callback", "flushed_run", "numbered"]
+__all__ = ["Appends", "Callback", "flushed_run", "numbered", "require_same_session"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -33,20 +33,24 @@ Reserve = Callable[[Mapping[str, int]], Mapping[str, int]]
 two who reserve and lock never wait for each other."""
 
 
-def numbered(events: Iterable[Event], stored: Container[str], reserve: Reserve) -> dict[str, Event]:
+def numbered(events: Iterable[Event], stored: Mapping[str, Event], reserve: Reserve) -> dict[str, Event]:
     """Give sequence numbers to the events that are new, in their order.
 
     :param events: what is to be appended; of an id that comes twice, the first counts.
-    :param stored: the ids that are stored already.
+    :param stored: those of them that are stored already, and others, by id.
     :param reserve: reserves the numbers; it is not called when there is nothing new.
     :returns: the new events by id, with their numbers, in their order.
+    :raises Error: ``session_mismatch`` when an id is that of another session's event. No numbers were reserved then.
     """
     new: dict[str, Event] = {}
     needs: dict[str, int] = {}
     for event in events:
-        if event.id not in stored and event.id not in new:
+        known = stored.get(event.id) or new.get(event.id)
+        if known is None:
             new[event.id] = event
             needs[event.session_id] = needs.get(event.session_id, 0) + 1
+        else:
+            require_same_session("event", event, known)
     following = dict(reserve(dict(sorted(needs.items())))) if needs else {}
     for event in new.values():
         new[event.id] = event.sequenced(following[event.session_id])
@@ -54,10 +58,24 @@ def numbered(events: Iterable[Event], stored: Container[str], reserve: Reserve) 
     return new
 
 
+def require_same_session(kind: str, given: Event | Run, stored: Event | Run) -> None:
+    """Refuse to take what is stored under the id of a value for that value, when it belongs to another session.
+
+    :raises Error: ``session_mismatch``, which tells nothing of the other session.
+    """
+    if given.session_id != stored.session_id:
+        raise Error(
+            "session_mismatch",
+            f"the {kind} {given.id!r} cannot be stored in session {given.session_id!r}: another session has the id already; "
+            f"give it another one, or leave the id out, and one is made that is unique in all sessions",
+            details={f"{kind}_id": given.id, "session_id": given.session_id},
+        )
+
+
 def flushed_run(result: ExecutionResult) -> Run:
     """Return the run of a ``flush``, with the ``provider_metadata`` that came beside it merged into its own."""
     run = result["run"]
-    return dataclasses.replace(run, provider_metadata={**run.provider_metadata, **result.get("provider_metadata", {})})
+    return run.changed(provider_metadata={**run.provider_metadata, **result.get("provider_metadata", {})})
 
 
 class Appends:

@@ -18,7 +18,7 @@ from datetime import datetime
 from itertools import islice
 from typing import ClassVar, Generic, TypeVar
 
-from asm.adapters.appends import Appends, flushed_run, numbered
+from asm.adapters.appends import Appends, flushed_run, numbered, require_same_session
 from asm.adapters.base import Adapter
 from asm.core.errors import Error
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus
@@ -74,7 +74,7 @@ class InMemorySessionStore(Adapter):
     def list_sessions(
         self,
         *,
-        status: tuple[SessionStatus, ...] | None = None,
+        status: tuple[SessionStatus | str, ...] | None = None,
         agent_id: str | None = None,
         limit: int | None = None,
         offset: int = 0,
@@ -103,6 +103,7 @@ class InMemorySessionStore(Adapter):
     def save_run(self, run: Run) -> None:
         with self._lock:
             self.require_open()
+            self._require_own(run)
             self._runs.put(run)
 
     def get_run(self, run_id: str) -> Run:
@@ -112,7 +113,9 @@ class InMemorySessionStore(Adapter):
                 return run
         raise Error("run_not_found", f"there is no run {run_id!r}", details={"run_id": run_id})
 
-    def list_runs(self, session_id: str, *, status: tuple[RunStatus, ...] | None = None, limit: int | None = None) -> list[Run]:
+    def list_runs(
+        self, session_id: str, *, status: tuple[RunStatus | str, ...] | None = None, limit: int | None = None
+    ) -> list[Run]:
         with self._lock:
             self.require_open()
             found = self._runs.select(session_id if status is None else [(session_id, item) for item in status])
@@ -143,9 +146,10 @@ class InMemorySessionStore(Adapter):
         run = flushed_run(result)
         with self._lock:
             self.require_open()
+            self._require_own(run)
+            self._append(result["events"])  # first: it may be refused
             self._sessions.put(result["session"])
             self._runs.put(run)
-            self._append(result["events"])
         self.appends.announce(event.session_id for event in result["events"])
 
     def get_events(
@@ -153,7 +157,7 @@ class InMemorySessionStore(Adapter):
         session_id: str,
         *,
         run_id: str | None = None,
-        type: tuple[EventType, ...] | None = None,  # noqa: A002  # the field's own name
+        type: tuple[EventType | str, ...] | None = None,  # noqa: A002  # the field's own name
         since: datetime | None = None,
         after: int | None = None,
         before: int | None = None,
@@ -176,11 +180,17 @@ class InMemorySessionStore(Adapter):
             log = self._logs.get(session_id)
             return 0 if log is None else len(log.events)
 
+    def _require_own(self, run: Run) -> None:
+        """Refuse a run whose id another session has. Called with the lock held."""
+        if (stored := self._runs.get(run.id)) is not None:
+            require_same_session("run", run, stored)
+
     def _append_one(self, event: Event) -> Event:
         """Store an event, unless it is, as :meth:`_append` would, in a third of the time."""
         with self._lock:
             self.require_open()
             if (stored := self._events.get(event.id)) is not None:
+                require_same_session("event", event, stored)
                 return stored
             log = self._log(event.session_id)
             stored = self._events[event.id] = event.sequenced(len(log.events) + 1)
@@ -255,7 +265,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._types: dict[EventType, list[int]] = {}
+        self._types: dict[EventType | str, list[int]] = {}
         self._runs: dict[str | None, list[int]] = {}
 
     def append(self, event: Event) -> None:
@@ -268,7 +278,7 @@ class _Log:
         self,
         *,
         run_id: str | None,
-        types: tuple[EventType, ...] | None,
+        types: tuple[EventType | str, ...] | None,
         since: datetime | None,
         after: int | None,
         before: int | None,

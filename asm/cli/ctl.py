@@ -50,7 +50,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: one tree, or a list without a name.")] = False,
     runtime_dir: RuntimeDir = None,
 ) -> None:
-    """Show how a tree and its children are. Exit code 0: all are ready; 1: degraded; 3: not running."""
+    """Show how a tree and its children are. Exit code 0: all are ready and well; 1: degraded; 3: not running."""
     with _errors():
         found = []
         for each in [name] if name is not None else _running(runtime_dir):
@@ -159,6 +159,7 @@ def _show(tree: TreeStatus) -> None:
     rows = [_row(child) for child in tree.children]
     title = f"{tree.name}: {tree.state} (pid {tree.pid}, up {_duration(tree.uptime_seconds)}, {tree.config})"
     notes = [f"{child.name} {child.reason}" for child in tree.children if child.reason and child.state != READY]
+    notes += [f"{child.name} is not well: {child.health}" for child in tree.children if child.health and child.state == READY]
     if console.is_terminal:
         console.print(f"[bold {_colour(tree.state)}]{escape(title)}[/]")
         table = Table(box=None)

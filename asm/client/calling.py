@@ -16,7 +16,8 @@ from asm.core.errors import Error
 from asm.operations import CONTRACTS, OPERATIONS, Operation
 from asm.wire.calls import encode_arguments
 from asm.wire.frames import MAX_FRAME, frame
-from asm.wire.messages import Packer
+from asm.wire.messages import Packer, read_head
+from asm.wire.scan import MAX_VALUES, values_in
 from asm.wire.streams import PIECE, counted
 
 __all__ = [
@@ -95,7 +96,7 @@ class Outgoing(NamedTuple):
     def frame(self, packer: Packer, msgid: int) -> bytes:
         """Return the request.
 
-        :raises Error: ``validation_error`` when it is too large for a frame.
+        :raises Error: ``validation_error`` when it is too large for a frame, or has too many values.
         """
         operation = self.operation
         meta = _meta(
@@ -107,8 +108,15 @@ class Outgoing(NamedTuple):
         if len(body) > MAX_FRAME:
             raise Error(
                 "validation_error",
-                f"{self.operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
-                details={"operation": self.operation.name, "byte_size": len(body), "limit": MAX_FRAME},
+                f"{operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
+                details={"operation": operation.name, "byte_size": len(body), "limit": MAX_FRAME},
+            )
+        if len(body) > MAX_VALUES and (values := values_in(body, read_head(body).params_at)) > MAX_VALUES:
+            raise Error(
+                "validation_error",
+                f"{operation.name} would send {values:,} values at once (each key, element, map and list counted); "
+                f"at most {MAX_VALUES:,} are possible: split it",
+                details={"operation": operation.name, "values": values, "limit": MAX_VALUES},
             )
         return frame(body)
 

@@ -7,57 +7,73 @@ normal form or raises. Fields of the values (:mod:`asm.core.values`) and argumen
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
-from asm.core.errors import Error
+from asm.core.freezing import EMPTY, LEAST, MAX_JSON_DEPTH, MAX_VALUES, MOST, frozen, held, is_map
 from asm.core.frozen import FrozenList, FrozenMap
+from asm.core.refusals import a, instead, kind, refuse, shown
 
 __all__ = [
+    "LEAST",
+    "MAX_ID_BYTES",
     "MAX_JSON_DEPTH",
+    "MAX_KEY_BYTES",
+    "MAX_VALUES",
+    "MOST",
     "Check",
+    "a",
     "amount",
-    "artifact_key",
     "count",
+    "held_amount",
+    "held_int",
+    "held_kind",
+    "held_map",
+    "held_map_or_empty",
+    "held_tags",
+    "held_text",
     "identifier",
+    "instead",
     "is_map",
     "json_map",
     "json_map_or_empty",
+    "kind",
     "limit",
     "member",
     "members",
+    "name",
+    "named",
     "optional",
     "refuse",
+    "shown",
     "tags",
     "text",
     "utc_time",
 ]
 
-EMPTY: Final = FrozenMap()
-"""The map without anything in it. It never changes, so one is enough."""
+MAX_ID_BYTES: Final = 1024
+"""How many bytes of UTF-8 an id, a name or the key of an artifact may have."""
 
-MAX_JSON_DEPTH: Final = 64
-"""How deep maps and lists may nest in a free-form map."""
+MAX_KEY_BYTES: Final = MAX_ID_BYTES
 
-MAX_KEY_BYTES: Final = 1024
-"""How many bytes of UTF-8 the key of an artifact may have."""
+MAX_KIND: Final = 128
+"""How many characters an event type of one's own may have."""
 
-LEAST: Final = -(2**63)
-MOST: Final = 2**63 - 1
-"""The integers that every part of asm can carry: 64 bits, signed."""
+OWN: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
+"""What an event type of one's own looks like."""
+
+WORD: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
+"""What any event type or status looks like, also one that only a later version knows."""
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 Check = Callable[[Any, str], Any]
 E = TypeVar("E", bound=StrEnum)
-
-
-def refuse(where: str, problem: str, *, code: str = "validation_error", **details: Any) -> NoReturn:
-    """Raise the error that says what was wrong where."""
-    raise Error(code, f"{where} {problem}", details={"field": where, **details})
 
 
 def optional(check: Check) -> Check:
@@ -76,29 +92,33 @@ def text(value: Any, where: str) -> str:
     if type(value) is str and value.isascii() and "\0" not in value:  # what nearly all of it is
         return value
     if not isinstance(value, str):
-        refuse(where, f"must be a string, not {kind(value)}")
-    if not value.isascii():
-        encodable(value, where)
+        refuse(where, f"must be a string, not {kind(value)}{instead(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        refuse(where, "contains a lone surrogate, which has no UTF-8")
     if "\0" in value:
         refuse(where, "must not contain the character NUL")
     return str.__str__(value)  # the text itself, of a member of an Enum, too
 
 
+def name(value: Any, where: str) -> str:
+    """Accept text that names something, possibly empty: at most :data:`MAX_ID_BYTES` bytes, which every index can hold."""
+    if type(value) is str and len(value) <= MAX_ID_BYTES and value.isascii() and "\0" not in value:  # nearly all of it
+        return value
+    checked = text(value, where)
+    if (size := len(checked.encode())) > MAX_ID_BYTES:
+        refuse(where, f"must have at most {MAX_ID_BYTES:,} bytes of UTF-8, not {size:,}", byte_size=size, limit=MAX_ID_BYTES)
+    return checked
+
+
 def identifier(value: Any, where: str) -> str:
-    """Accept non-empty text that names something: an id, an agent."""
-    if type(value) is str and value and value.isascii() and "\0" not in value:  # what nearly all of it is
+    """Accept a name that is not empty: an id, an agent, the key of an artifact."""
+    if type(value) is str and 0 < len(value) <= MAX_ID_BYTES and value.isascii() and "\0" not in value:  # nearly all of them
         return value
     if value is None or value == "":
         refuse(where, "is required and must not be empty")
-    return text(value, where)
-
-
-def artifact_key(value: Any, where: str) -> str:
-    """Accept the key of an artifact: 1 to 1,024 bytes of UTF-8 without NUL, and otherwise anything."""
-    key = identifier(value, where)
-    if len(key) * 4 > MAX_KEY_BYTES and (size := len(key.encode())) > MAX_KEY_BYTES:
-        refuse(where, f"must have at most {MAX_KEY_BYTES} bytes of UTF-8, not {size}")
-    return key
+    return name(value, where)
 
 
 def count(value: Any, where: str) -> int:
@@ -119,14 +139,13 @@ def limit(value: Any, where: str) -> int:
 
 def amount(value: Any, where: str) -> float:
     """Accept a finite number."""
+    number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(OverflowError):
             number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    refuse(where, f"must be a finite number, not {shown(value)}")
+    if not math.isfinite(number):
+        refuse(where, f"must be a finite number, not {shown(value)}")
+    return number
 
 
 def utc_time(value: Any, where: str) -> datetime:
@@ -134,7 +153,9 @@ def utc_time(value: Any, where: str) -> datetime:
     if type(value) is datetime and value.tzinfo is UTC:
         return value
     if not isinstance(value, datetime):
-        refuse(where, f"must be a datetime, not {kind(value)}")
+        ways = {str: "datetime.fromisoformat(…)", int: (stamp := "datetime.fromtimestamp(…, timezone.utc)"), float: stamp}
+        way = ways.get(type(value))
+        refuse(where, f"must be a datetime, not {kind(value)}{f'; give {way}' if way else ''}")
     if value.utcoffset() is None:
         refuse(where, "must be an aware datetime; give it a time zone, such as datetime.now(timezone.utc)")
     try:
@@ -143,27 +164,50 @@ def utc_time(value: Any, where: str) -> datetime:
         refuse(where, f"is out of range in UTC: {value.isoformat()}")
 
 
-def member(kinds: type[E], code: str) -> Check:
-    """Return a check for a member of ``kinds`` or its text. An unknown one is refused with ``code``."""
-    by_text = {str(item): item for item in kinds}
+def member(kinds: type[E], code: str, *, own: bool = False) -> Check:
+    """Return a check for a member of ``kinds`` or its text. An unknown one is refused with ``code``.
 
-    def check_member(value: Any, where: str) -> E:
-        if isinstance(value, str) and (known_as := by_text.get(value)) is not None:
-            return known_as
-        try:
-            return kinds(value)
-        except ValueError:
-            known = ", ".join(kinds)
+    :param own: whether text with a dot that looks like :data:`OWN` will do, too. It stays text.
+    """
+    by_text: dict[str, E | str] = {str(item): item for item in kinds}
+    known = ", ".join(kinds)
+    if own:
+        known += (
+            f"; or one of your own, with a dot in it, such as 'myapp.thought': a-z, 0-9 and _, at most {MAX_KIND} characters"
+        )
+
+    def check_member(value: Any, where: str) -> E | str:
+        found = by_text.get(value) if isinstance(value, str) else None
+        if found is None and own and _is_kind(value, OWN):
+            found = str.__str__(value)
+        if found is None:
             refuse(where, f"is {shown(value)}; it must be one of: {known}", code=code, value=str(value)[:100])
+        return found
 
     return check_member
 
 
-def members(kinds: type[E], code: str) -> Check:
-    """Return a check for one or several members of ``kinds``; its normal form is a tuple of them, or ``None`` for no filter."""
-    one = member(kinds, code)
+def named(kinds: type[E], code: str) -> Check:
+    """Return a check for a member of ``kinds`` or any word that may be one in a later version, and then stays text."""
+    by_text: dict[str, E | str] = {str(item): item for item in kinds}
 
-    def check_members(value: Any, where: str) -> tuple[E, ...] | None:
+    def check_named(value: Any, where: str) -> E | str:
+        found = by_text.get(value, value) if isinstance(value, str) else None
+        if found is None or (found is value and not _is_kind(value, WORD)):
+            refuse(where, f"is {shown(value)}, which is none in any version", code=code, value=str(value)[:100])
+        return found
+
+    return check_named
+
+
+def _is_kind(value: Any, form: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_KIND and form.fullmatch(value) is not None
+
+
+def members(one: Check) -> Check:
+    """Return a check for one or several of what ``one`` accepts. Its normal form is a tuple, or ``None`` for no filter."""
+
+    def check_members(value: Any, where: str) -> tuple[Any, ...] | None:
         if value is None:
             return None
         if isinstance(value, str) or not isinstance(value, Iterable):
@@ -174,12 +218,15 @@ def members(kinds: type[E], code: str) -> Check:
 
 
 def json_map(value: Any, where: str) -> FrozenMap:
-    """Accept a map of JSON values with string keys, at most :data:`MAX_JSON_DEPTH` deep. Returns a frozen copy."""
+    """Accept a map of JSON values with string keys. Returns a frozen copy.
+
+    It may be at most :data:`MAX_JSON_DEPTH` levels deep and have :data:`MAX_VALUES` values.
+    """
     if type(value) is FrozenMap:
         return value
     if not is_map(value):
-        refuse(where, f"must be a map, not {kind(value)}")
-    return _frozen_map(value, where, MAX_JSON_DEPTH)
+        refuse(where, f"must be a map, not {kind(value)}{instead(value)}")
+    return frozen(value, where)
 
 
 def json_map_or_empty(value: Any, where: str) -> FrozenMap:
@@ -196,73 +243,63 @@ def tags(value: Any, where: str) -> FrozenList:
     return FrozenList(text(item, f"{where}[{index}]") for index, item in enumerate(value))
 
 
-def encodable(value: str, where: str) -> None:
-    """Refuse text that has no UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        refuse(where, "contains a lone surrogate, which has no UTF-8")
+# -- What is stored, or comes from a store, is taken as it is: only what its field can never have is refused -------------------
 
 
-def is_map(value: Any) -> bool:
-    """Tell whether a value is a map. Nearly every one is a ``dict``, which is told much faster."""
-    return type(value) is dict or isinstance(value, Mapping)
+def held_text(value: Any, where: str) -> str:
+    """Take any text."""
+    if not isinstance(value, str):
+        refuse(where, f"must be a string, not {kind(value)}")
+    return value
 
 
-def kind(value: Any) -> str:
-    """Name the type of a value for a message."""
-    return "None" if value is None else type(value).__name__
+def held_int(value: Any, where: str) -> int:
+    """Take any whole number."""
+    if type(value) is not int:
+        refuse(where, f"must be a whole number, not {kind(value)}")
+    return value
 
 
-def shown(value: Any) -> str:
-    """Show a value in a message, shortened."""
-    string = repr(value)
-    return string if len(string) <= 100 else f"{string[:97]}…"
+def held_amount(value: Any, where: str) -> float:
+    """Take any number."""
+    if type(value) is not float and type(value) is not int:
+        refuse(where, f"must be a number, not {kind(value)}")
+    return float(value)
 
 
-def _frozen(value: Any, where: str, depth: int) -> Any:
-    """Check one JSON value and freeze it."""
-    if type(value) is str and value.isascii():
+def held_kind(kinds: type[E]) -> Check:
+    """Return what takes a member of ``kinds`` by its text, and any other text as it is."""
+    by_text: dict[str, E] = {str(item): item for item in kinds}
+
+    def take(value: Any, where: str) -> E | str:
+        text = held_text(value, where)
+        return by_text.get(text, text)
+
+    return take
+
+
+def held_map(value: Any, where: str) -> FrozenMap:
+    """Take any map. Returns a frozen copy."""
+    if type(value) is FrozenMap:
         return value
-    if value is None or value is True or value is False:
+    if type(value) is not dict:
+        refuse(where, f"must be a map, not {kind(value)}")
+    taken: FrozenMap = held(value)
+    return taken
+
+
+def held_map_or_empty(value: Any, where: str) -> FrozenMap:
+    """Take any map; ``None`` is an empty one."""
+    return EMPTY if value is None else held_map(value, where)
+
+
+def held_tags(value: Any, where: str) -> FrozenList:
+    """Take any list; ``None`` is an empty one."""
+    if value is None:
+        return FrozenList()
+    if type(value) is FrozenList:
         return value
-    if is_map(value) or isinstance(value, list):
-        if depth == 0:
-            refuse(where[:200], f"nests deeper than {MAX_JSON_DEPTH} levels")
-        if isinstance(value, list):
-            return FrozenList(_frozen(item, f"{where}[{index}]", depth - 1) for index, item in enumerate(value))
-        return _frozen_map(value, where, depth)
-    return _json_scalar(value, where)
-
-
-def _frozen_map(value: Mapping[Any, Any], where: str, depth: int) -> FrozenMap:
-    """Check a map and freeze it."""
-    if not value:
-        return EMPTY
-    return FrozenMap({_json_key(key, where): _frozen(item, f"{where}.{key}", depth - 1) for key, item in value.items()})
-
-
-def _json_key(key: Any, where: str) -> str:
-    if type(key) is str and key.isascii():
-        return key
-    if not isinstance(key, str):
-        refuse(where, f"must have string keys, not {shown(key)} ({kind(key)})")
-    if not key.isascii():
-        encodable(key, where)
-    return str.__str__(key)
-
-
-def _json_scalar(value: Any, where: str) -> str | int | float:
-    if isinstance(value, str):
-        if not value.isascii():
-            encodable(value, where)
-        return str.__str__(value)
-    if isinstance(value, int):
-        if not LEAST <= value <= MOST:
-            refuse(where, "must fit into 64 bits; give larger integers as strings")
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            refuse(where, f"must be finite: JSON has no {value}")
-        return float(value)
-    refuse(where, f"must be a JSON value (map, list, string, number, bool or None), not {kind(value)}")
+    if type(value) is not list:
+        refuse(where, f"must be a list of strings, not {kind(value)}")
+    taken: FrozenList = held(value)
+    return taken

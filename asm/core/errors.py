@@ -28,7 +28,7 @@ RETRYABLE_CODES: Final = frozenset(
 )
 """Codes that are worth repeating whatever their details say."""
 
-RETRYABLE_REASONS: Final = frozenset({"backend_exited", "backend_restarting", "overloaded", "shutting_down"})
+RETRYABLE_REASONS: Final = frozenset({"backend_exited", "backend_restarting", "backend_waiting", "overloaded", "shutting_down"})
 """Values of ``details["reason"]`` with which a ``storage_error`` is worth repeating: a backend went away or is overloaded."""
 
 
@@ -82,7 +82,11 @@ class Error(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same call may succeed later. Every operation of the stores is idempotent, so repeating is safe."""
+        """Whether the same call may succeed later.
+
+        Appends, puts and deletes are idempotent: repeating them is safe. Repeating a ``save_*`` may undo what somebody else
+        saved in between.
+        """
         if self.code == "storage_error":
             return self.details.get("reason") in RETRYABLE_REASONS
         return self.code in RETRYABLE_CODES
@@ -136,7 +140,7 @@ class ValidationError(Error):
 
 
 class StateError(Error):
-    """A status, type or position that does not exist or does not fit."""
+    """A status, type or position that does not exist or does not fit, or what belongs to another session."""
 
     category = "state"
     codes = (
@@ -203,10 +207,10 @@ class ExecutionError(Error):
 
 
 class ConcurrencyError(Error):
-    """A limit was reached, or the operation does not exist here."""
+    """Somebody else was faster, a limit was reached, or the operation does not exist here."""
 
     category = "concurrency"
-    codes = ("max_sessions_exceeded", "max_runs_exceeded", "capability_not_supported", "invalid_operation")
+    codes = ("max_sessions_exceeded", "max_runs_exceeded", "capability_not_supported", "invalid_operation", "conflict")
 
 
 class ToolError(Error):

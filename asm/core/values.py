@@ -1,7 +1,11 @@
 """Sessions, runs, events, and what is known of an artifact.
 
-All of them are immutable and checked when they are made, whoever makes them. They change by methods that
-return a new value. ``to_map`` and ``from_map`` convert to and from plain JSON maps and round-trip exactly.
+All of them are immutable. They change by methods that return a new value. ``to_map`` and ``from_map`` convert to and from plain
+JSON maps and round-trip exactly.
+
+Writing is strict, and reading is tolerant. Whoever makes a value, or gives one as a map, has all of it checked. What is stored
+may be older or newer than the code that reads it, and one value that could not be read would hide those beside it: so
+:meth:`Value.read` takes it as it is. Between the two stands :meth:`Value.receive`, for a process that stores what others made.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import inspect
 import operator
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,6 +30,7 @@ __all__ = ["ArtifactInfo", "Event", "EventType", "Run", "RunStatus", "Session", 
 
 P = ParamSpec("P")
 R = TypeVar("R")
+V = TypeVar("V", bound="Value")
 
 
 class SessionStatus(StrEnum):
@@ -56,7 +61,7 @@ class RunStatus(StrEnum):
 
 
 class EventType(StrEnum):
-    """What an event says."""
+    """What an event says. Types of one's own are strings with a dot in them."""
 
     SESSION_CREATED = "session_created"
     SESSION_STARTED = "session_started"
@@ -88,13 +93,30 @@ class EventType(StrEnum):
     TOOL_APPROVAL_DENIED = "tool_approval_denied"
 
 
-Id = Annotated[str, checks.identifier]
-OptionalText = Annotated[str | None, checks.optional(checks.text)]
+def _optional(check: checks.Check, *tolerant: checks.Check) -> tuple[checks.Check, ...]:
+    return tuple(map(checks.optional, (check, *tolerant)))
+
+
+# Behind the type of a field stands what checks it when it is made, then what checks it when it is received, if that is another
+# check, and then what takes it when it is read, if that is another one.
+Id = Annotated[str, checks.identifier, checks.held_text]
+OptionalName = Annotated[str | None, *_optional(checks.name, checks.held_text)]
 Time = Annotated[datetime, checks.utc_time]
-OptionalTime = Annotated[datetime | None, checks.optional(checks.utc_time)]
-Map = Annotated[Mapping[str, Any], checks.json_map_or_empty]
-OptionalMap = Annotated[Mapping[str, Any] | None, checks.optional(checks.json_map)]
-Count = Annotated[int, checks.count]
+OptionalTime = Annotated[datetime | None, *_optional(checks.utc_time)]
+Map = Annotated[Mapping[str, Any], checks.json_map_or_empty, checks.held_map_or_empty]
+OptionalMap = Annotated[Mapping[str, Any] | None, *_optional(checks.json_map, checks.held_map)]
+Count = Annotated[int, checks.count, checks.held_int]
+
+
+def _statuses(kinds: type[StrEnum]) -> tuple[checks.Check, ...]:
+    return checks.member(kinds, "invalid_status"), checks.named(kinds, "invalid_status"), checks.held_kind(kinds)
+
+
+_types: Final = (
+    checks.member(EventType, "invalid_event_type", own=True),
+    checks.named(EventType, "invalid_event_type"),
+    checks.held_kind(EventType),
+)
 
 
 def _keywords(function: Callable[P, R]) -> Callable[P, R]:
@@ -139,6 +161,11 @@ class Value:
     __slots__ = ()
 
     _fields: ClassVar[tuple[_Field, ...]]
+    """How they are made from what a caller gives …"""
+    _received: ClassVar[tuple[_Field, ...]]
+    """… from what another process wants stored …"""
+    _held: ClassVar[tuple[_Field, ...]]
+    """… and from what is stored."""
     _names: ClassVar[tuple[str, ...]]
     """The names of the fields."""
     _get: ClassVar[Any]
@@ -174,22 +201,60 @@ class Value:
 
         :raises Error: as :meth:`from_map`.
         """
+        return cls._build(fields, cls._fields, strict=True)
+
+    @classmethod
+    def receive(cls, fields: Mapping[str, Any]) -> Self:
+        """Build a value that another process wants stored, and has checked, unless it is none of ours.
+
+        It may be a later version: a field that is unknown is passed over, and a type or status that is unknown stays a string.
+
+        :raises Error: as :meth:`from_map`, for the rest.
+        """
+        return cls._build(fields, cls._received)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Self:
+        """Build a value from its fields as a store holds them or has sent them, times as ``datetime``.
+
+        A field that is unknown is passed over, and a type or status that is unknown is a string. Limits are those of whoever
+        wrote it.
+
+        :raises Error: ``validation_error`` when it is no such value at all: a field is missing, or holds what it never can.
+        """
+        return cls._build(fields, cls._held)
+
+    @classmethod
+    def _build(cls, fields: Mapping[str, Any], made: tuple[_Field, ...], *, strict: bool = False) -> Self:
+        """Build a value whose fields are made so. A strict one has no others."""
         _must_be_map(cls, fields)
         # Not by the constructor: every event that travels is built here, and this takes half the time.
         value = object.__new__(cls)
         known = 0
-        for name, where, check, required, default, factory in cls._fields:
+        for name, where, check, required, default, factory in made:
             if name in fields:
                 known += 1
                 _set(value, name, check(fields[name], where))
             elif not required:
                 _set(value, name, default if factory is None else factory())
             else:
-                missing = [field.name for field in cls._fields if field.required and field.name not in fields]
+                missing = [field.name for field in made if field.required and field.name not in fields]
                 raise Error("validation_error", f"{cls.__name__} lacks {', '.join(missing)}", details={"missing": missing})
-        if known < len(fields):
-            unknown = sorted(repr(name) for name in fields if name not in cls._names)
+        if strict and known < len(fields):
+            cls._refuse_unknown(fields)
+        return value
+
+    @classmethod
+    def _refuse_unknown(cls, names: Iterable[Any]) -> None:
+        if unknown := sorted(repr(name) for name in names if name not in cls._names):
             checks.refuse(cls.__name__, f"has no field {', '.join(unknown)}")
+
+    def _changed(self, **changes: Any) -> Self:
+        """Return the value with these fields, checked. The others stay as they are: they were checked, or came from a store."""
+        self._refuse_unknown(changes)
+        value = object.__new__(type(self))
+        for name, where, check, *_default in self._fields:
+            _set(value, name, check(changes[name], where) if name in changes else getattr(self, name))
         return value
 
     def to_fields(self) -> dict[str, Any]:
@@ -201,16 +266,23 @@ class Value:
         return {name: value for name, value in zip(self._names, self._get(self), strict=True) if value is not None}
 
 
-def _value(cls: type[R]) -> type[R]:
+def _value(cls: type[V]) -> type[V]:
     """Read how the fields of a value are made from its annotations."""
     hints = get_type_hints(cls, include_extras=True)
     fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]  # every caller is a dataclass
-    cls._fields = tuple(  # type: ignore[attr-defined]
-        _Field(item.name, f"{cls.__name__}.{item.name}", hints[item.name].__metadata__[0], *_default(item)) for item in fields
-    )
-    cls._names = tuple(item.name for item in fields)  # type: ignore[attr-defined]
-    cls._get = staticmethod(operator.attrgetter(*cls._names))  # type: ignore[attr-defined]
-    cls._times = frozenset(name for name in hints if hints[name] in (Time, OptionalTime))  # type: ignore[attr-defined]
+
+    def made(chosen: Callable[[tuple[checks.Check, ...]], checks.Check]) -> tuple[_Field, ...]:
+        return tuple(
+            _Field(item.name, f"{cls.__name__}.{item.name}", chosen(hints[item.name].__metadata__), *_default(item))
+            for item in fields
+        )
+
+    cls._fields = made(operator.itemgetter(0))
+    cls._received = made(lambda found: found[1] if len(found) > 2 else found[0])
+    cls._held = made(operator.itemgetter(-1))
+    cls._names = tuple(item.name for item in fields)
+    cls._get = staticmethod(operator.attrgetter(*cls._names))
+    cls._times = frozenset(name for name in hints if hints[name] in (Time, OptionalTime))
     return cls
 
 
@@ -228,11 +300,11 @@ class Session(Value):
 
     id: Id
     agent_id: Id
-    status: Annotated[SessionStatus, checks.member(SessionStatus, "invalid_status")] = SessionStatus.PENDING
-    parent_session_id: OptionalText = None
+    status: Annotated[SessionStatus | str, *_statuses(SessionStatus)] = SessionStatus.PENDING
+    parent_session_id: OptionalName = None
     metadata: Map = field(default_factory=FrozenMap)
     context: Map = field(default_factory=FrozenMap)
-    tags: Annotated[list[str], checks.tags] = field(default_factory=FrozenList)
+    tags: Annotated[list[str], checks.tags, checks.held_tags] = field(default_factory=FrozenList)
     created_at: Time
     updated_at: Time
     deleted_at: OptionalTime = None
@@ -262,7 +334,7 @@ class Session(Value):
         return cls(
             id=_new_id("ses") if id is None else id,
             agent_id=agent_id,
-            status=status,  # type: ignore[arg-type]  # the check makes it a SessionStatus
+            status=status,
             parent_session_id=parent_session_id,
             metadata=metadata,  # type: ignore[arg-type]
             context=context,  # type: ignore[arg-type]
@@ -277,7 +349,14 @@ class Session(Value):
 
         :raises Error: ``invalid_status``.
         """
-        return dataclasses.replace(self, status=status, updated_at=_now())  # type: ignore[arg-type]
+        return self.changed(status=status)
+
+    def changed(self, **fields: Any) -> Session:
+        """Return the session with other fields, updated now unless ``updated_at`` is one of them.
+
+        :raises Error: ``validation_error`` or ``invalid_status``.
+        """
+        return self._changed(**{"updated_at": _now()} | fields)
 
     def __hash__(self) -> int:
         """Hash by id; equal sessions have equal ids."""
@@ -291,17 +370,17 @@ class Run(Value):
 
     id: Id
     session_id: Id
-    status: Annotated[RunStatus, checks.member(RunStatus, "invalid_status")] = RunStatus.PENDING
+    status: Annotated[RunStatus | str, *_statuses(RunStatus)] = RunStatus.PENDING
     input: OptionalMap = None
     output: OptionalMap = None
     error: OptionalMap = None
     metadata: Map = field(default_factory=FrozenMap)
     turn_count: Count = 0
     token_usage: Map = field(default_factory=FrozenMap)
-    cost_usd: Annotated[float | None, checks.optional(checks.amount)] = None
+    cost_usd: Annotated[float | None, *_optional(checks.amount, checks.held_amount)] = None
     started_at: Time
     ended_at: OptionalTime = None
-    provider: OptionalText = None
+    provider: OptionalName = None
     provider_metadata: Map = field(default_factory=FrozenMap)
 
     @classmethod
@@ -332,7 +411,7 @@ class Run(Value):
         return cls(
             id=_new_id("run") if id is None else id,
             session_id=session_id,
-            status=status,  # type: ignore[arg-type]
+            status=status,
             input=input,
             output=output,
             error=error,
@@ -352,25 +431,32 @@ class Run(Value):
         :raises Error: ``invalid_status``.
         """
         known: RunStatus = checks.member(RunStatus, "invalid_status")(status, "Run.status")
-        return self._ended(known) if known.terminal else dataclasses.replace(self, status=known)
+        return self.changed(status=known, ended_at=_now() if known.terminal else self.ended_at)
+
+    def changed(self, **fields: Any) -> Run:
+        """Return the run with other fields.
+
+        :raises Error: ``validation_error`` or ``invalid_status``.
+        """
+        return self._changed(**fields)
 
     def set_output(self, output: Mapping[str, Any]) -> Run:
         """Return the run completed with this output, ended now.
 
         :raises Error: ``validation_error``.
         """
-        return self._ended(RunStatus.COMPLETED, output=checks.json_map(output, "Run.output"))
+        return self.changed(status=RunStatus.COMPLETED, output=checks.json_map(output, "Run.output"), ended_at=_now())
 
     def set_error(self, error: Mapping[str, Any]) -> Run:
         """Return the run failed with this error, ended now.
 
         :raises Error: ``validation_error``.
         """
-        return self._ended(RunStatus.FAILED, error=checks.json_map(error, "Run.error"))
+        return self.changed(status=RunStatus.FAILED, error=checks.json_map(error, "Run.error"), ended_at=_now())
 
     def increment_turn(self) -> Run:
         """Return the run with one more turn counted."""
-        return dataclasses.replace(self, turn_count=self.turn_count + 1)
+        return self.changed(turn_count=self.turn_count + 1)
 
     def update_token_usage(self, usage: Mapping[str, Any]) -> Run:
         """Return the run with ``usage`` added to its own, number by number.
@@ -384,10 +470,7 @@ class Run(Value):
                 if not isinstance(value, int | float) or isinstance(value, bool):
                     checks.refuse(f"{where}.{key}", f"must be a number, not {checks.shown(value)}")
             total[key] = before + number
-        return dataclasses.replace(self, token_usage=total)
-
-    def _ended(self, status: RunStatus, **changes: Any) -> Run:
-        return dataclasses.replace(self, status=status, ended_at=_now(), **changes)
+        return self.changed(token_usage=total)
 
     def __hash__(self) -> int:
         """Hash by id; equal runs have equal ids."""
@@ -400,16 +483,16 @@ class Event(Value):
     """Something that happened in a session. Once stored it never changes; its ``sequence_number`` orders it."""
 
     id: Id
-    type: Annotated[EventType, checks.member(EventType, "invalid_event_type")]
+    type: Annotated[EventType | str, *_types]
     timestamp: Time
     session_id: Id
-    run_id: OptionalText = None
+    run_id: OptionalName = None
     data: Map = field(default_factory=FrozenMap)
     metadata: Map = field(default_factory=FrozenMap)
-    sequence_number: Annotated[int | None, checks.optional(checks.limit)] = None
-    schema_version: Annotated[int, checks.limit] = 1
-    provider: OptionalText = None
-    correlation_id: OptionalText = None
+    sequence_number: Annotated[int | None, *_optional(checks.limit, checks.held_int)] = None
+    schema_version: Annotated[int, checks.limit, checks.held_int] = 1
+    provider: OptionalName = None
+    correlation_id: OptionalName = None
 
     @classmethod
     @_keywords
@@ -430,14 +513,14 @@ class Event(Value):
     ) -> Self:
         """Make an event, with a fresh id and the present time where none is given.
 
-        :param type: what it says; see :class:`EventType`.
+        :param type: what it says: an :class:`EventType`, or one of your own, which has a dot, such as ``myapp.thought``.
         :param session_id: which session it belongs to; required and not empty.
         :param sequence_number: given by the store when it appends the event; leave it out.
         :raises Error: ``validation_error`` or ``invalid_event_type``.
         """
         return cls(
             id=_new_id("evt") if id is None else id,
-            type=type,  # type: ignore[arg-type]
+            type=type,
             timestamp=_now() if timestamp is None else timestamp,
             session_id=session_id,
             run_id=run_id,
@@ -473,7 +556,7 @@ class Event(Value):
 class ArtifactInfo(Value):
     """What a store knows of an artifact without reading it."""
 
-    key: Annotated[str, checks.artifact_key]
+    key: Id
     byte_size: Count
     checksum_sha256: Id
     updated_at: Time

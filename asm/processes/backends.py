@@ -41,6 +41,10 @@ LONG_THREADS: Final = 64
 """How many uploads may hold a thread, and how many long-polls of a store that cannot tell of appends; more are refused."""
 
 
+Heard = Callable[[str, Error | None], None]
+"""Told the outcome of each call: the operation, and the error that it ended with, if any."""
+
+
 def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
     """Decode a request, make its call, and answer it."""
     msgid = head.msgid
@@ -65,6 +69,7 @@ def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
         return
 
     def done(result: Any, error: Error | None) -> None:
+        backend.heard(operation.name, error)
         if error is None:
             peer.answer_result(msgid, result)
         else:
@@ -87,6 +92,10 @@ def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
         backend.start(call)
 
 
+def _nobody(_operation: str, _error: Error | None) -> None:
+    """Tell nobody."""
+
+
 def unknown_operation(name: str, method: bytes, known: Iterable[bytes]) -> Error:
     """Say that a store has no such operation."""
     asked = method.decode(errors="replace")
@@ -100,10 +109,12 @@ class Backend:
 
     :param name: the name that errors give it.
     :param store: the adapter.
+    :param heard: told the outcomes.
     """
 
-    def __init__(self, name: str, store: Any) -> None:
+    def __init__(self, name: str, store: Any, heard: Heard | None = None) -> None:
         self.name = name
+        self.heard = heard or _nobody
         self.contract = contract_of(type(store))
         self.operations = {key.encode(): item for key, item in OPERATIONS.items() if item.contract == self.contract}
         self._store = store

@@ -14,24 +14,22 @@ rest as soon as that is back: a store that is away must not take the other one w
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from asm.adapters import contract_of
 from asm.core.errors import Error
 from asm.operations import OPERATIONS
 from asm.processes import server
 from asm.processes.access import Access
-from asm.processes.backends import Backend, perform, unknown_operation
+from asm.processes.backends import unknown_operation
+from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits, Load
 from asm.processes.logs import LogStyle
 from asm.processes.peers import Peer
 from asm.processes.server import Lifeline
 from asm.processes.turns import LONG_POLL, Turns, may_wait
-from asm.processes.worker import open_store
 from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import (
     CANCEL,
@@ -95,6 +93,7 @@ def main(
     name: str,
     session_store: Named | Module,
     artifact_store: Named | Module,
+    waits: bool = False,
     log: LogStyle | None = None,
     limits: Limits | None = None,
     access: Access | None = None,
@@ -105,6 +104,7 @@ def main(
     :param name: the name to serve.
     :param session_store: where calls of the session contract go.
     :param artifact_store: where calls of the artifact contract go.
+    :param waits: whether to serve the name while the service of a store that runs in here is away, and to wait for it.
     :param log: how to log.
     :param limits: what connections may cost.
     :param access: who may connect.
@@ -112,15 +112,15 @@ def main(
     references = {"session": session_store, "artifact": artifact_store}
     again = lifeline.restarts > 0
 
-    def prepare() -> dict[str, Any]:
+    def prepare() -> dict[str, Hosted]:
         return {
-            contract: _open(reference, contract) for contract, reference in references.items() if isinstance(reference, Module)
+            contract: _open(reference, contract, waits=waits)
+            for contract, reference in references.items()
+            if isinstance(reference, Module)
         }
 
-    async def start(opened: dict[str, Any]) -> Composite:
-        stores: dict[str, Link | _Local] = {
-            contract: _Local(Backend(references[contract].name, store)) for contract, store in opened.items()
-        }
+    async def start(opened: dict[str, Hosted]) -> Composite:
+        stores: dict[str, Link | Hosted] = dict(opened)
         try:
             for contract, reference in references.items():
                 if isinstance(reference, Named):
@@ -140,10 +140,26 @@ class Composite:
 
     contracts = ("session", "artifact")
 
-    def __init__(self, name: str, stores: Mapping[str, Link | _Local]) -> None:
+    def __init__(self, name: str, stores: Mapping[str, Link | Hosted]) -> None:
         self._name = name
         self._stores = stores
+        self._hosted = [store for store in stores.values() if isinstance(store, Hosted)]
         self._routes = {key.encode(): stores[operation.contract] for key, operation in OPERATIONS.items()}
+
+    @property
+    def away(self) -> Error | None:
+        """Why a store that runs in here cannot be used at the moment."""
+        return next((store.away for store in self._hosted if store.away is not None), None)
+
+    def begin(self, changed: Callable[[], None], failed: Callable[[Error], None]) -> None:
+        """Serve, and tell what becomes of the stores that run in here."""
+        for store in self._hosted:
+            store.begin(changed, failed)
+
+    def trouble(self, now: float) -> Error | None:
+        """Return what is wrong with a store that runs in here, if anything is."""
+        found = (store.health.trouble(now) for store in self._hosted)
+        return next((error for error in found if error is not None), None)
 
     def call(self, peer: Peer, head: Head, body: bytes) -> None:
         """Pass a call on to the store whose contract has it."""
@@ -162,15 +178,6 @@ class Composite:
         """Let go of both stores."""
         for store in self._stores.values():
             store.close()
-
-
-class _Local:
-    """A store that runs in this process."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.call = Turns(functools.partial(perform, backend)).call
-        self.interrupt = backend.interrupt
-        self.close = backend.close
 
 
 class _Forwarded:
@@ -408,12 +415,13 @@ class Link:
         return Error("storage_error", f"{name} {what}", details={"reason": reason, "backend": name, "operation": operation})
 
 
-def _open(reference: Module, contract: str) -> Any:
+def _open(reference: Module, contract: str, *, waits: bool) -> Hosted:
     """Make a store that runs in this process.
 
     :raises Error: why it cannot be.
     """
-    store = open_store(reference.name, reference.store, reference.options)
-    if contract_of(type(store)) != contract:
+    hosted = Hosted(reference.name, reference.store, reference.options, waits=waits)
+    if hosted.contract != contract:
         raise Error("validation_error", f"{reference.name} is no {contract} store", details={"field": f"{contract}_store"})
-    return store
+    hosted.open()
+    return hosted

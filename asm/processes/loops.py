@@ -11,14 +11,16 @@ comes: a process that has to be woken first takes up to twice as long for a call
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-__all__ = ["Loop", "Sender", "run"]
+__all__ = ["Loop", "Sender", "in_daemon", "run"]
 
 T = TypeVar("T")
 
@@ -81,6 +83,36 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in a loop of this kind, as ``asyncio.run`` does in one of its own."""
     with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(main)
+
+
+async def in_daemon(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, and return its result. The end of the process does not wait for it."""
+    loop = Loop.running()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def call() -> None:
+        try:
+            result = function()
+        except Exception as error:  # noqa: BLE001  # whoever waits for it is told
+            loop.post(_settle, outcome, error, None)
+        else:
+            loop.post(_settle, outcome, None, result)
+
+    def run() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            call()
+
+    threading.Thread(target=run, daemon=True).start()
+    return await outcome
+
+
+def _settle(outcome: asyncio.Future[T], error: Exception | None, result: T) -> None:
+    if outcome.done():  # who waited for it has been cancelled
+        return
+    if error is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(result)
 
 
 class _Selector(selectors.EpollSelector):

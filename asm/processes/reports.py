@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Beats", "Reporter"]
 
@@ -20,7 +20,7 @@ class Reporter(Protocol):
     def heartbeat(self) -> float | None:
         """Every how many seconds it expects a heartbeat; ``None``: never."""
 
-    def beat(self, stats: Mapping[str, int]) -> object:
+    def beat(self, stats: Mapping[str, Any]) -> object:
         """Send a heartbeat, without waiting."""
 
 
@@ -31,7 +31,7 @@ class Beats:
     :param stats: returns the counters that go with each.
     """
 
-    def __init__(self, reporter: Reporter, stats: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, reporter: Reporter, stats: Callable[[], Mapping[str, Any]]) -> None:
         self._reporter = reporter
         self._stats = stats
         self._loop = asyncio.get_running_loop()

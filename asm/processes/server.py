@@ -18,7 +18,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 import setproctitle
@@ -52,6 +53,9 @@ DRAIN_SECONDS: Final = 5.0
 FLUSH_SECONDS: Final = 1.0
 """How long a client may take to read its last answers."""
 
+MESSAGE: Final = 1000
+"""How many characters of an error the parent is told: what it shows is a line."""
+
 M_ARENA_MAX: Final = -8
 """The parameter of ``mallopt`` for the number of places to allocate from (``malloc.h`` of glibc)."""
 
@@ -81,6 +85,9 @@ class Lifeline(Reporter, Protocol):
     def ready(self) -> None:
         """Say that the process serves."""
 
+    def waiting(self, info: Mapping[str, Any]) -> None:
+        """Say that the process serves its name, and that its store is away."""
+
     def failed(self, error: dict[str, Any]) -> None:
         """Say why the process cannot come up."""
 
@@ -101,6 +108,20 @@ class Service(Protocol):
 
     def call(self, peer: Peer, head: Head, body: bytes) -> None:
         """Take a call of a contract."""
+
+    @property
+    def away(self) -> Error | None:
+        """Why calls cannot be made at the moment, though nothing has to be corrected: a store's service is away."""
+
+    def begin(self, changed: Callable[[], None], failed: Callable[[Error], None]) -> None:
+        """Learn that the name is served.
+
+        :param changed: to be called after each change of :attr:`away`.
+        :param failed: to be called with the reason when the process can be of no use any more.
+        """
+
+    def trouble(self, now: float) -> Error | None:
+        """Return what is wrong with the stores, as far as is known; ``None`` if nothing is."""
 
     def interrupt(self, error: Error) -> None:
         """End with this error what would wait for long."""
@@ -243,7 +264,8 @@ class Server:
         self._service = service
         try:
             listener = await loop.create_unix_server(self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **KEEP_THE_NAME)
-            self._lifeline.ready()
+            service.begin(self._tell, self._fail)
+            self._tell()
             beats = Beats(self._lifeline, self._stats)
             _log.info("serving", extra={"contracts": list(service.contracts)})
             await self._stopping.wait()
@@ -269,6 +291,20 @@ class Server:
             _give_up(self._lifeline, error)
             return None
 
+    def _tell(self) -> None:
+        """Tell the parent whether calls can be made. First the heartbeat: what it says of the stores must not be older."""
+        assert self._service is not None
+        self._lifeline.beat(self._stats())
+        if (away := self._service.away) is None:
+            self._lifeline.ready()
+        else:
+            self._lifeline.waiting({"code": away.code, "message": away.message[:MESSAGE]})
+
+    def _fail(self, error: Error) -> None:
+        """Give up: the store that was waited for is there, and cannot be used."""
+        _give_up(self._lifeline, error)
+        self._stopping.set()
+
     def _accept(self) -> Peer:
         peer = Accepted(self, self._load, self._refusal)
         self._peers.add(peer)
@@ -280,10 +316,14 @@ class Server:
             return error
         return overloaded(f"{self._name} has {self._load.peers} connections") if self._load.peers >= self._connections else None
 
-    def _stats(self) -> dict[str, int]:
-        """Count, for the parent."""
+    def _stats(self) -> dict[str, Any]:
+        """Count, for the parent, and say how the stores are."""
+        assert self._service is not None
         errors = self._errors + sum(peer.errors for peer in self._peers)
-        return {"calls": self._calls, "errors": errors, "in_flight": sum(len(peer.calls) for peer in self._peers)}
+        in_flight = sum(len(peer.calls) for peer in self._peers)
+        trouble = self._service.trouble(time.monotonic())
+        health = None if trouble is None else {"code": trouble.code, "message": trouble.message[:MESSAGE]}
+        return {"calls": self._calls, "errors": errors, "in_flight": in_flight, "health": health}
 
     def _hear_parent(self) -> None:
         """Stop when the parent is gone or says so."""

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from asm.adapters import load
 from asm.core.errors import Error
 from asm.processes import server
 from asm.processes.access import Access
-from asm.processes.backends import Backend, perform
+from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
 from asm.processes.server import Lifeline
-from asm.processes.turns import Turns
 
-__all__ = ["Worker", "main", "open_store"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Worker", "main"]
 
 
 def main(
@@ -28,6 +22,7 @@ def main(
     name: str,
     store: str | type,
     options: Mapping[str, Any],
+    waits: bool = False,
     log: LogStyle | None = None,
     limits: Limits | None = None,
     access: Access | None = None,
@@ -38,48 +33,43 @@ def main(
     :param name: the name to serve.
     :param store: the adapter, as a class or as a reference that :func:`asm.adapters.load` knows.
     :param options: the keyword arguments of its constructor.
+    :param waits: whether to serve the name while the store's service is away, and to wait for it.
     :param log: how to log.
     :param limits: what connections may cost.
     :param access: who may connect.
     """
 
-    async def start(opened: Any) -> Worker:
-        return Worker(Backend(name, opened))
+    def prepare() -> Hosted:
+        hosted = Hosted(name, store, options, waits=waits)
+        hosted.open()
+        return hosted
 
-    server.run(lifeline, name, lambda: open_store(name, store, options), start, log, limits, access)
+    async def start(hosted: Hosted) -> Worker:
+        return Worker(hosted)
+
+    server.run(lifeline, name, prepare, start, log, limits, access)
 
 
 class Worker:
-    """The service of one backend."""
+    """The service of one store."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.call = Turns(functools.partial(perform, backend)).call
-        """Take a call to the backend."""
-        self.contracts = (backend.contract,)
+    def __init__(self, hosted: Hosted) -> None:
+        self._hosted = hosted
+        self.call = hosted.call
+        """Take a call to the store."""
+        self.interrupt = hosted.interrupt
+        self.close = hosted.close
+        self.contracts = (hosted.contract,)
 
-    def interrupt(self, error: Error) -> None:
-        """End the long-polls."""
-        self._backend.interrupt(error)
+    @property
+    def away(self) -> Error | None:
+        """Why the store cannot be used at the moment."""
+        return self._hosted.away
 
-    def close(self) -> None:
-        """Close the adapter."""
-        self._backend.close()
+    def begin(self, changed: Callable[[], None], failed: Callable[[Error], None]) -> None:
+        """Serve, and tell what becomes of the store."""
+        self._hosted.begin(changed, failed)
 
-
-def open_store(name: str, store: str | type, options: Mapping[str, Any]) -> Any:
-    """Make an adapter.
-
-    :raises Error: what its constructor raises; anything else than an :class:`Error` becomes a ``storage_error``.
-    """
-    kind = load(store) if isinstance(store, str) else store
-    try:
-        return kind(**options)
-    except Error:
-        raise
-    except Exception as error:
-        _log.exception("a store could not be opened", extra={"store": kind.__qualname__})
-        details = {"backend": name, "exception": type(error).__name__, "text": str(error)[:1000]}
-        raise Error(
-            "storage_error", f"{kind.__qualname__} of {name} could not be opened: {error!r}", details=details
-        ) from error
+    def trouble(self, now: float) -> Error | None:
+        """Return what is wrong with the store, if anything is."""
+        return self._hosted.health.trouble(now)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from asm.core.errors import Error
 from asm.core.values import Event, EventType
 from asm.ports import SessionStore
-from asm.testing.samples import JSON, MOMENTS, ODD_IDS, all_refused, at, at_once, event, same
+from asm.testing.samples import JSON, LONGEST_IDS, MOMENTS, ODD_IDS, all_refused, at, at_once, event, refused, same
 
 __all__ = ["Appending"]
 
@@ -64,6 +67,15 @@ class Appending:
         assert [item.type for item in store.append_events(given)] == list(EventType)
         assert [item.type for item in store.get_events("ses")] == list(EventType)
 
+    def test_types_of_ones_own_are_stored(self, store: SessionStore) -> None:
+        """They have a dot, and are plain strings; others can be read beside them."""
+        own = ["myapp.thought", "openai.item", "a.b.c_1.2", "x." + "y" * 126]
+        given = [event(type=item) for item in [*own, "message_sent"]]
+        for stored in (store.append_events(given), store.get_events("ses")):
+            assert [item.type for item in stored] == [*own, "message_sent"]
+            assert [type(item.type) for item in stored] == [str] * len(own) + [EventType]
+        assert store.append_event_with_sequence(event(type=own[0])).type == own[0]
+
     def test_a_number_that_came_along_is_not_taken(self, store: SessionStore) -> None:
         """The store alone numbers."""
         assert store.append_event_with_sequence(event(sequence_number=99)).sequence_number == 1
@@ -99,12 +111,31 @@ class Appending:
         assert same(store.get_events("ses")[0], stored)
 
     def test_an_id_belongs_to_one_event_in_all_sessions(self, store: SessionStore) -> None:
-        """The stored one comes back, and the other session stays as it is."""
-        stored = store.append_event_with_sequence(event("ses_a"))
-        assert store.append_event_with_sequence(event("ses_b", id=stored.id)) == stored
-        assert store.get_events("ses_b") == []
+        """``session_mismatch``: nothing is stored under it elsewhere, and nothing of its session is shown."""
+        stored = store.append_event_with_sequence(event("ses_owner", data={"a": "secret"}))
+        other = event("ses_b", id=stored.id)
+        for call in (
+            lambda: store.append_event(other),
+            lambda: store.append_event_with_sequence(other),
+            lambda: store.append_events([event("ses_b"), event("ses_c"), other, event("ses_owner")]),
+        ):
+            with pytest.raises(Error) as caught:
+                call()
+            assert caught.value.code == "session_mismatch"
+            assert caught.value.details == {"event_id": stored.id, "session_id": "ses_b"}
+            assert "owner" not in caught.value.message
+        assert store.get_events("ses_b") == store.get_events("ses_c") == []
         assert store.get_latest_sequence("ses_b") == 0
+        assert store.get_events("ses_owner") == [stored]
         assert store.append_event_with_sequence(event("ses_b")).sequence_number == 1
+
+    def test_the_longest_names_of_an_event(self, store: SessionStore) -> None:
+        """All of them at once, stored and found."""
+        for name in LONGEST_IDS:
+            given = event(name, id=name, run_id=name, provider=name, correlation_id=name)
+            assert same(store.append_event_with_sequence(given), given.sequenced(1))
+            assert store.get_events(name, run_id=name) == [given.sequenced(1)]
+            assert store.append_event_with_sequence(given) == given.sequenced(1)
 
     # -- append_events ----------------------------------------------------------------------------------------------
 
@@ -140,10 +171,12 @@ class Appending:
         assert store.get_events("ses") == [old, first.sequenced(2), last.sequenced(3)]
 
     def test_a_duplicate_in_another_session_of_the_batch(self, store: SessionStore) -> None:
-        """The first counts."""
+        """``session_mismatch``, and nothing of the batch is stored."""
         first = event("ses_a")
-        stored = store.append_events([first, event("ses_b", id=first.id), event("ses_b")])
-        assert [(item.session_id, item.sequence_number) for item in stored] == [("ses_a", 1), ("ses_a", 1), ("ses_b", 1)]
+        with refused("session_mismatch", event_id=first.id, session_id="ses_b"):
+            store.append_events([first, event("ses_b"), event("ses_b", id=first.id)])
+        assert store.get_events("ses_a") == store.get_events("ses_b") == []
+        assert store.append_event_with_sequence(first).sequence_number == 1
 
     def test_an_empty_batch_is_no_error(self, store: SessionStore) -> None:
         """Nothing comes back."""
@@ -172,6 +205,21 @@ class Appending:
         for operation in (store.append_event, store.append_event_with_sequence):
             all_refused("validation_error", operation, [None, "event", {"id": "evt"}, 1, [event()]])
         all_refused("validation_error", store.append_events, [None, "events", {"id": "evt"}, 1, event()])
+
+    def test_sessions_that_want_one_id_at_once(self, store: SessionStore) -> None:
+        """It is that of whoever comes first, and all others are told; their own events are stored."""
+        shared = event("ses 0").id
+
+        def append(thread: int) -> str:
+            store.append_event(event(f"ses {thread}"))
+            try:
+                store.append_event(event(f"ses {thread}", id=shared))
+            except Error as error:
+                return error.code
+            return "stored"
+
+        assert sorted(at_once(8, append)) == ["session_mismatch"] * 7 + ["stored"]
+        assert sum(store.get_latest_sequence(f"ses {thread}") for thread in range(8)) == 9
 
     # -- Many at once -------------------------------------------------------------------------------------------------
 

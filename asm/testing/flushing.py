@@ -105,6 +105,24 @@ class Flushing:
         assert store.get_events(saved.id) == []
         assert store.get_latest_sequence(saved.id) == 0
 
+    @pytest.mark.parametrize("what", ["run", "event"])
+    def test_what_another_session_has_is_not_flushed_over(self, store: SessionStore, what: str) -> None:
+        """``session_mismatch`` for a run and for an event, and nothing of the flush is stored."""
+        run_there, event_there = run("ses_owner"), store.append_event_with_sequence(event("ses_owner"))
+        store.save_run(run_there)
+        saved = session(metadata={"is": "old"})
+        store.save_session(saved)
+        given = result(saved.update_status("failed"), run(saved.id, id=run_there.id if what == "run" else None))
+        if what == "event":
+            given["events"].append(event(saved.id, id=event_there.id))
+        with refused("session_mismatch", session_id=saved.id):
+            store.flush(given)
+        assert same(store.get_session(saved.id), saved)
+        assert (store.list_runs(saved.id), store.get_events(saved.id)) == ([], [])
+        assert store.get_latest_sequence(saved.id) == 0
+        assert same(store.get_run(run_there.id), run_there)
+        assert store.get_events("ses_owner") == [event_there]
+
     @pytest.mark.parametrize("name", ["session", "run", "events"])
     def test_nothing_may_be_missing(self, store: SessionStore, name: str) -> None:
         """``validation_error``."""

@@ -8,7 +8,18 @@ from typing import Any
 
 from asm.core.values import Event
 from asm.ports import SessionStore
-from asm.testing.samples import HUGE, INVALID_COUNTS, INVALID_IDS, INVALID_LIMITS, MOMENTS, all_refused, at, event, refused
+from asm.testing.samples import (
+    HUGE,
+    INVALID_COUNTS,
+    INVALID_IDS,
+    INVALID_LIMITS,
+    INVALID_NAMES,
+    MOMENTS,
+    all_refused,
+    at,
+    event,
+    refused,
+)
 
 __all__ = ["Reading"]
 
@@ -146,7 +157,8 @@ class Reading:
         assert found == stored
 
     def test_what_is_no_id_of_an_events_session_is_refused(self, store: SessionStore) -> None:
-        """``validation_error``."""
+        """``validation_error``, and so is a run's."""
+        all_refused("validation_error", lambda bad: store.get_events("ses", run_id=bad), ["", *INVALID_NAMES])
         all_refused("validation_error", store.get_events, INVALID_IDS)
         all_refused("validation_error", store.get_latest_sequence, INVALID_IDS)
         no_run = [bad for bad in INVALID_IDS if bad is not None]
@@ -164,8 +176,15 @@ class Reading:
 
     def test_an_unknown_type_is_refused(self, store: SessionStore) -> None:
         """``invalid_event_type``."""
-        unknown = ["nope", "", 1, ["message_sent", "nope"]]
+        unknown = ["nope", "", 1, ["message_sent", "nope"], "No.Type", "myapp.", ".", "my app.x", "x." + "y" * 127]
         all_refused("invalid_event_type", lambda bad: store.get_events("ses", type=bad), unknown)
+
+    def test_types_of_ones_own_filter_events(self, store: SessionStore) -> None:
+        """Alone and beside others; of a type that nothing has there are none."""
+        stored = store.append_events([event(type=item) for item in ("myapp.thought", "message_sent", "myapp.plan")])
+        assert store.get_events("ses", type="myapp.thought") == stored[:1]
+        assert store.get_events("ses", type=["message_sent", "myapp.plan"]) == stored[1:]
+        assert store.get_events("ses", type="myapp.other") == []
 
     def test_since_is_an_aware_time(self, store: SessionStore) -> None:
         """Anything else is a ``validation_error``."""

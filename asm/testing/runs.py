@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from asm.core.errors import Error
 from asm.core.values import RunStatus
 from asm.ports import SessionStore
-from asm.testing.samples import HUGE, INVALID_IDS, INVALID_LIMITS, JSON, MOMENTS, ODD_IDS, all_refused, at, refused, run, same
+from asm.testing.samples import (
+    HUGE,
+    INVALID_IDS,
+    INVALID_LIMITS,
+    JSON,
+    LONGEST_IDS,
+    MOMENTS,
+    ODD_IDS,
+    all_refused,
+    at,
+    refused,
+    run,
+    same,
+)
 
 __all__ = ["Runs"]
 
@@ -71,15 +87,14 @@ class Runs:
             assert same(store.get_run(saved.id), saved)
 
     def test_saving_a_run_again_replaces(self, store: SessionStore) -> None:
-        """A run is what was last saved under its id, also when it went to another session."""
-        first = run("ses_a", input={"a": 1}, status="running")
-        second = run("ses_b", id=first.id, output={"b": 2}, status="completed")
+        """A run is what was last saved under its id."""
+        first = run(input={"a": 1}, status="running")
+        second = run(id=first.id, output={"b": 2}, status="completed")
         store.save_run(first)
         store.save_run(second)
         assert same(store.get_run(first.id), second)
-        assert store.list_runs("ses_a") == []
-        assert store.get_active_run("ses_a") is None
-        assert store.list_runs("ses_b") == [second]
+        assert store.get_active_run("ses") is None
+        assert store.list_runs("ses") == [second]
 
     def test_odd_ids_are_different_runs(self, store: SessionStore) -> None:
         """Of different sessions, too."""
@@ -99,6 +114,28 @@ class Runs:
         """``validation_error``."""
         for operation in (store.get_run, store.list_runs, store.get_active_run):
             all_refused("validation_error", operation, INVALID_IDS)
+
+    def test_a_run_of_another_session_is_not_replaced(self, store: SessionStore) -> None:
+        """``session_mismatch``, and the one that is there stays as it is."""
+        saved = run("ses_owner", output={"a": "secret"})
+        store.save_run(saved)
+        with pytest.raises(Error) as caught:
+            store.save_run(run("ses_other", id=saved.id))
+        assert caught.value.code == "session_mismatch"
+        assert caught.value.details == {"run_id": saved.id, "session_id": "ses_other"}
+        assert "owner" not in caught.value.message
+        assert same(store.get_run(saved.id), saved)
+        assert store.list_runs("ses_other") == []
+        store.delete_session("ses_owner")
+        store.save_run(run("ses_other", id=saved.id))
+        assert store.get_run(saved.id).session_id == "ses_other"
+
+    def test_the_longest_names_of_a_run(self, store: SessionStore) -> None:
+        """All of them at once, stored and found."""
+        for name in LONGEST_IDS:
+            saved = run(name, id=name, provider=name, status="running")
+            store.save_run(saved)
+            assert store.get_run(name) == store.get_active_run(name) == store.list_runs(name)[0] == saved
 
     def test_what_is_no_run_is_refused(self, store: SessionStore) -> None:
         """``validation_error``."""

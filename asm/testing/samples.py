@@ -20,7 +20,9 @@ __all__ = [
     "INVALID_COUNTS",
     "INVALID_IDS",
     "INVALID_LIMITS",
+    "INVALID_NAMES",
     "JSON",
+    "LONGEST_IDS",
     "MOMENTS",
     "ODD_IDS",
     "all_refused",
@@ -38,7 +40,13 @@ T = TypeVar("T")
 HUGE: Final = 2**63 - 1
 """The greatest number that a limit, an offset or a sequence can be."""
 
-INVALID_IDS: Final[list[Any]] = ["", None, 7, b"ses", ["ses"], "a\0b", "\ud800"]
+LONGEST_IDS: Final = ["x" * 1024, "ж" * 512, "\U0001f9ea" * 256]
+"""The longest that an id, and whatever else names something, can be: 1,024 bytes of UTF-8."""
+
+INVALID_NAMES: Final[list[Any]] = [7, b"ses", ["ses"], "a\0b", "\ud800", *(name + "x" for name in LONGEST_IDS)]
+"""What nothing can be that names something."""
+
+INVALID_IDS: Final[list[Any]] = ["", None, *INVALID_NAMES]
 """What no id can be."""
 
 INVALID_COUNTS: Final[list[Any]] = [-1, -HUGE, True, 1.0, "1", HUGE + 1]
@@ -47,7 +55,7 @@ INVALID_COUNTS: Final[list[Any]] = [-1, -HUGE, True, 1.0, "1", HUGE + 1]
 INVALID_LIMITS: Final[list[Any]] = [0, *INVALID_COUNTS]
 """What no ``limit`` can be."""
 
-ODD_IDS: Final = ["ключ", "a b", "A", "a", "'; DROP TABLE asm_events; --", "%", "_", "x" * 500, "é", "e\u0301", "\U0001f9ea"]
+ODD_IDS: Final = ["ключ", "a b", "A", "a", "'; DROP TABLE asm_events; --", "%", "_", "é", "e\u0301", "\U0001f9ea", *LONGEST_IDS]
 """Ids that a store may not mistake for anything, nor for each other."""
 
 MOMENTS: Final = [

@@ -12,6 +12,7 @@ from asm.testing.samples import (
     INVALID_IDS,
     INVALID_LIMITS,
     JSON,
+    LONGEST_IDS,
     MOMENTS,
     ODD_IDS,
     all_refused,
@@ -51,6 +52,14 @@ class Sessions:
         store.save_session(saved)
         assert same(store.get_session(saved.id), saved)
 
+    def test_the_longest_names_of_a_session(self, store: SessionStore) -> None:
+        """All of them at once, stored and found."""
+        for name in LONGEST_IDS:
+            saved = session(name, id=name, parent_session_id=name)
+            store.save_session(saved)
+            assert store.list_sessions(agent_id=name) == [saved]
+            assert same(store.get_session(name), saved)
+
     def test_maps_of_a_session_come_back_exactly(self, store: SessionStore) -> None:
         """No value, type or digit changes on the way."""
         for name, value in JSON.items():
@@ -77,7 +86,7 @@ class Sessions:
 
     def test_odd_ids_are_different_sessions(self, store: SessionStore) -> None:
         """An id is text and nothing else, told apart to the last character."""
-        saved = [session(f"agent of {item}", id=item) for item in ODD_IDS]
+        saved = [session(f"agent of {item[:20]}", id=item) for item in ODD_IDS]
         for item in saved:
             store.save_session(item)
         assert [store.get_session(item.id) for item in saved] == saved

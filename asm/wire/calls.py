@@ -35,7 +35,7 @@ def decode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict
     """
     forms = _ARGUMENTS[operation.name]
     given = {name: forms[name].decode(value) if name in forms else value for name, value in arguments.items()}
-    return operation.bind((), given)
+    return operation.receive(given)
 
 
 def encode_result(operation: Operation, result: Any, sent: Mapping[str, Any] | None = None) -> Any:
@@ -61,7 +61,7 @@ def decode_result(operation: Operation, result: Any, sent: Mapping[str, Any]) ->
             return _event(sent[name], result)
         if isinstance(result, list) and len(result) == len(sent[name]):
             return [_event(*pair) for pair in zip(sent[name], result, strict=True)]
-    return _RESULTS[operation.name].decode(result)
+    return _RESULTS[operation.name].read(result)
 
 
 def _numbered(sent: Event, stored: Event) -> Any:
@@ -71,7 +71,7 @@ def _numbered(sent: Event, stored: Event) -> Any:
 
 def _event(sent: Event, received: Any) -> Event:
     """Return the event that is meant by what :func:`_numbered` returned."""
-    return sent.sequenced(received) if type(received) is int else Event.from_fields(received)
+    return sent.sequenced(received) if type(received) is int else Event.read(received)
 
 
 class _Form(NamedTuple):
@@ -79,6 +79,9 @@ class _Form(NamedTuple):
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
+    """Of an argument."""
+    read: Callable[[Any], Any]
+    """Of a result."""
 
 
 def _same(value: Any) -> Any:
@@ -86,23 +89,28 @@ def _same(value: Any) -> Any:
 
 
 def _one(kind: type[Value]) -> _Form:
-    return _Form(kind.held_fields, kind.from_fields)
+    return _Form(kind.held_fields, kind.receive, kind.read)
 
 
 def _optional(form: _Form) -> _Form:
-    return _Form(
-        lambda value: None if value is None else form.encode(value),
-        lambda value: None if value is None else form.decode(value),
-    )
+    return _Form(*(_unless_none(function) for function in form))
+
+
+def _unless_none(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else function(value)
 
 
 def _several(form: _Form) -> _Form:
+    return _Form(lambda value: [form.encode(item) for item in value], _each(form.decode), _each(form.read))
+
+
+def _each(one: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     def decode(value: Any) -> list[Any]:
         if not isinstance(value, list):
             checks.refuse("the message", f"must hold a list here, not {checks.kind(value)}")
-        return [form.decode(item) for item in value]
+        return [one(item) for item in value]
 
-    return _Form(lambda value: [form.encode(item) for item in value], decode)
+    return decode
 
 
 def _map_of(forms: dict[str, _Form]) -> _Form:
@@ -114,7 +122,7 @@ def _map_of(forms: dict[str, _Form]) -> _Form:
             return value  # for the check of the argument to refuse
         return {name: forms[name].decode(item) if name in forms else item for name, item in value.items()}
 
-    return _Form(encode, decode)
+    return _Form(encode, decode, _same)
 
 
 def _read(data: Data | None) -> bytes | None:
@@ -127,7 +135,7 @@ def _drain(file: BinaryIO) -> bytes:
         return file.read()
 
 
-_PLAIN: Final = _Form(_same, _same)
+_PLAIN: Final = _Form(_same, _same, _same)
 _EVENTS: Final = _several(_one(Event))
 
 _FORMS: Final[list[tuple[Any, _Form]]] = [
@@ -141,8 +149,8 @@ _FORMS: Final[list[tuple[Any, _Form]]] = [
     (ExecutionResult, _map_of({"session": _one(Session), "run": _one(Run), "events": _EVENTS})),
     (ArtifactInfo, _one(ArtifactInfo)),
     (ArtifactInfos, _several(_one(ArtifactInfo))),
-    (Data, _Form(_read, _same)),
-    (BinaryIO, _Form(_drain, io.BytesIO)),
+    (Data, _Form(_read, _same, _same)),
+    (BinaryIO, _Form(_drain, _same, io.BytesIO)),
 ]
 """The types that travel as something else than themselves."""
 

@@ -11,10 +11,9 @@ from typing import Final
 
 import msgpack
 
-__all__ = ["MAX_VALUES", "MessageError", "check"]
+from asm.core.checks import MAX_VALUES
 
-MAX_VALUES: Final = 1_000_000
-"""How many values a message may have, each key, each element and each map or array counted."""
+__all__ = ["MAX_VALUES", "MessageError", "check", "values_in"]
 
 SMALL: Final = 64 * 1024
 """Up to so many bytes only what a message announces can be too much, …"""
@@ -46,14 +45,17 @@ def check(body: bytes, at: int) -> None:
         walker.skip()
     except (ValueError, msgpack.UnpackException) as error:
         raise MessageError(f"the message is no MessagePack: {type(error).__name__}: {error}") from error
-    if size > COUNTED and _too_many(body, at):
+    if size > COUNTED and values_in(body, at, MAX_VALUES) > MAX_VALUES:
         raise MessageError(f"the message has more than {MAX_VALUES:,} values")
 
 
-def _too_many(body: bytes, at: int) -> bool:
-    """Whether a value that was walked through has too many in it."""
+def values_in(body: bytes, at: int, most: int | None = None) -> int:
+    """Return how many values there are in one that is whole, each key, each element and each map or array counted.
+
+    :param most: with more, as many and one are returned.
+    """
     left = 1
-    for _ in range(MAX_VALUES):
+    for count in range(1, len(body) if most is None else most + 1):
         first = body[at]
         left += _CHILDREN[first] - 1
         at += _SIZES[first]
@@ -66,8 +68,8 @@ def _too_many(body: bytes, at: int) -> bool:
         elif 0xC7 <= first <= 0xC9:  # an extension has its type behind its length
             at += int.from_bytes(body[at - _SIZES[first] + 1 : at - 1], "big")
         if not left:
-            return False
-    return True
+            return count
+    return len(body) if most is None else most + 1
 
 
 _WIDTHS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}

@@ -23,7 +23,7 @@ from asm_supervisor.link import Ending, Link, heartbeat, wait
 from asm_supervisor.restarts import Restart
 from asm_supervisor.sockets import Listener
 from asm_supervisor.spec import ChildSpec, check_specs, check_start_method
-from asm_supervisor.states import DOWN, State, check_transition
+from asm_supervisor.states import DOWN, UP, State, check_transition
 
 __all__ = ["Child", "Snapshot", "StartFailed", "notify"]
 
@@ -42,7 +42,11 @@ KILL_PATIENCE: Final = 5.0
 HISTORY: Final = 20
 """How many of a child's last restarts are remembered."""
 
-LEVELS: Final[Mapping[State, int]] = {State.BACKOFF: logging.WARNING, State.FAILED: logging.ERROR}
+LEVELS: Final[Mapping[State, int]] = {
+    State.WAITING: logging.WARNING,
+    State.BACKOFF: logging.WARNING,
+    State.FAILED: logging.ERROR,
+}
 """How loudly a log tells of a new state. The others are the usual course of things."""
 
 
@@ -78,10 +82,10 @@ class Snapshot:
     history: tuple[Restart, ...]
     """The last of these restarts, the oldest first."""
     reason: str
-    """How its last process ended, in words that follow its name; empty when none has ended."""
+    """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
     listen: Path | None
     info: Mapping[str, Any]
-    """What it said when it was ready."""
+    """What it said when it became ready, or began to wait."""
     stats: Mapping[str, Any]
     """What it said with its last heartbeat."""
     beat_at: float | None
@@ -119,9 +123,9 @@ class Child:
         self.restarts = 0
         self.restart_at: float | None = None
         """When the next process is due, in the state ``backoff``."""
-        self.ready_at: float | None = None
-        """When the current or the last process became ready; ``None`` when it never did."""
-        self.ever_ready = False
+        self.up_at: float | None = None
+        """When the current or the last process came up, ready or waiting; ``None`` when it never did."""
+        self.ever_up = False
         self._launcher = launcher or Launcher(start_method, preload)
         self._on_change = on_change
         self._on_message = on_message
@@ -167,7 +171,7 @@ class Child:
             started_at=self._started_at,
             restarts=self.restarts,
             history=tuple(self._history.copy()),
-            reason=self.reason,
+            reason=_waits(self._info) if self.state is State.WAITING else self.reason,
             listen=self.spec.listen,
             info=self._info,
             stats=self._stats,
@@ -183,7 +187,7 @@ class Child:
             return False
         with self._lock:
             self._settle()
-            return self.state in {State.STARTING, State.READY}
+            return self.state in UP | {State.STARTING}
 
     def start(self) -> None:
         """Take the name and start the process; :meth:`wait_ready` waits for it. It is stopped when this program exits.
@@ -209,16 +213,16 @@ class Child:
                 raise
 
     def wait_ready(self) -> None:
-        """Wait until the process is ready.
+        """Wait until the process is ready, or serves its name and waits for something itself.
 
         :raises StartFailed: when it does not come up. Then nothing of it is left.
         """
         try:
-            self._drive(lambda: self.state is State.READY or not self.has_process)
+            self._drive(lambda: self.state in UP or not self.has_process)
         except BaseException:
             self.stop()
             raise
-        if self.state is not State.READY:
+        if self.state not in UP:
             raise StartFailed(self.name, self.reason or "was not started", self._error)
 
     def stop(self) -> None:
@@ -277,7 +281,7 @@ class Child:
 
     def begin(self, now: float) -> None:
         """Start a process. Whatever is wrong with that is told by :meth:`step`."""
-        self._error = self._condemned = self._give_up_at = self.ready_at = self.restart_at = None
+        self._error = self._condemned = self._give_up_at = self.up_at = self.restart_at = None
         self._beat_at = self._hung_at = None
         self._dismissed = self._for_good = self._overdue = False
         self._kill = (now + self.spec.start_timeout, f"was not ready within {self.spec.start_timeout:g} s")
@@ -401,7 +405,8 @@ class Child:
         check_transition(self.name, self.state, state)
         self.state = state
         self._since = time.monotonic()
-        self.reason = reason or self.reason
+        if state is not State.WAITING:
+            self.reason = reason or self.reason
         level = LEVELS.get(state, logging.INFO)
         logger.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "", extra=self._extra(reason) | more)
         notify(self._on_change, self.snapshot)
@@ -409,14 +414,9 @@ class Child:
     def _take(self, message: str, body: Mapping[str, Any], now: float) -> None:
         """Act on what the child says."""
         match message, self.state:
-            case "ready", State.STARTING if self._error is None:
-                self._kill = None
-                self._info = body
-                self._await_beat(now)
-                self.ready_at = now
-                self.ever_ready = True
-                self.become(State.READY)
-            case "failed", State.STARTING if self._error is None:
+            case (("ready" | "waiting"), (State.STARTING | State.WAITING | State.READY)) if self._error is None:
+                self._take_state(State(message), body, now)
+            case "failed", (State.STARTING | State.WAITING) if self._error is None:
                 self._error = body
                 self._kill_at(now + self.spec.stop_timeout, "did not exit after it had failed")
             case "beat", _:
@@ -424,10 +424,21 @@ class Child:
                 self._beat_at = now
                 if self._hung_at is not None:
                     self._await_beat(now)
-            case (("ready" | "failed"), _):
+            case (("ready" | "waiting" | "failed"), _):
                 logger.debug("%s: said %s while it was %s", self.name, message, self.state, extra=self._extra(""))
             case _:
                 notify(self._on_message, self.snapshot, message, body)
+
+    def _take_state(self, state: State, info: Mapping[str, Any], now: float) -> None:
+        """Note that the process is up, and whether it waits."""
+        self._info = info
+        if self.state is State.STARTING:
+            self._kill = None
+            self._await_beat(now)
+            self.up_at = now
+            self.ever_up = True
+        if self.state is not state:
+            self.become(state, _waits(info) if state is State.WAITING else "")
 
     def _kill_at(self, moment: float, reason: str) -> None:
         """Have the process killed at ``moment``, unless that happens earlier."""
@@ -462,7 +473,7 @@ class Child:
             ending = replace(ending, reason=f"could not start: {self._error.get('message', self._error)}", error=self._error)
         elif self._condemned is not None:
             ending = replace(ending, reason=self._condemned)
-        elif self.ready_at is None and not self._dismissed and link.pid is not None:
+        elif self.up_at is None and not self._dismissed and link.pid is not None:
             ending = replace(ending, reason=f"{ending.reason} before it was ready")
         link.close()
         self._link = self._kill = self._give_up_at = self._hung_at = self._started_at = None
@@ -470,6 +481,10 @@ class Child:
 
     def _extra(self, reason: str) -> dict[str, Any]:
         return {"child": self.name, "pid": self.pid, "reason": reason}
+
+
+def _waits(info: Mapping[str, Any]) -> str:
+    return f"waits for its store: {info.get('message', 'it is away')}"
 
 
 def notify(callback: Callable[..., None] | None, *args: Any) -> None:

@@ -5,6 +5,7 @@
     parent                                                                     child
       │   <────  ["hello",  {"pid": 4711}]                          once, first  │
       │   <────  ["ready",  {…}]                 it is up, and what it has to say │
+      │   <────  ["waiting", {"message": …}]   it is up, and what it needs is away │
       │   <────  ["failed", {"code": …, "message": …}]    or why it cannot come up │
       │   <────  ["beat",   {…}]      its loop goes on; with counters, if it has any │
       │   <────  [any other name, {…}]                    what else it wants to say │
@@ -40,7 +41,7 @@ READ_SIZE: Final = 64 * 1024
 """How much is read at a time, so that a child which talks without end cannot keep its parent."""
 
 PATIENCE: Final = 5.0
-"""For how many seconds ``ready`` and ``failed`` wait for room in the pipe. There is room unless the parent is stopped."""
+"""For how many seconds ``ready``, ``waiting`` and ``failed`` wait for room, which there is unless the parent is stopped."""
 
 ORPHANED: Final = 1
 """The exit status of a child that outlived its parent."""
@@ -185,7 +186,7 @@ class Lifeline:
     :ivar name: the child's name.
     :ivar socket: the listening socket that the parent owns; ``None`` when the child was described without one.
     :ivar restarts: how many processes this child had before this one.
-    :ivar heartbeat: every how many seconds the child is to :meth:`beat` once it is ready; ``None``: it need not.
+    :ivar heartbeat: every how many seconds the child is to :meth:`beat` once it is up; ``None``: it need not.
     """
 
     def __init__(
@@ -202,7 +203,7 @@ class Lifeline:
         self.restarts = restarts
         self.heartbeat = heartbeat
         self.told: str | None = None
-        """``ready`` or ``failed``, once this child has said which."""
+        """What this child said last of itself: ``ready``, ``waiting`` or ``failed``."""
         self._end = End(connection)
         self._reading = threading.Lock()
         self._stop_requested = False
@@ -210,24 +211,34 @@ class Lifeline:
         forks.close_in_forks(self)
 
     def ready(self, info: Mapping[str, Any] | None = None) -> None:
-        """Tell the parent that this child is up. What was started with it waits for this.
+        """Tell the parent that this child is up; also, that it no longer waits. What is started after it waits for this.
 
         :param info: what the parent may want to show, JSON values with string keys.
         :raises TypeError: when ``info`` holds something else.
         :raises ValueError: when ``info`` is longer than :data:`MAX_MESSAGE`.
         """
-        if self.told is None:
-            self._end.write(encode("ready", info), patience=PATIENCE)
-            self.told = "ready"
+        self._say("ready", encode("ready", info))
+
+    def waiting(self, info: Mapping[str, Any]) -> None:
+        """Tell the parent that this child serves its name, but that its store is away; :meth:`ready`, once it is back.
+
+        Both may be said at any time and any number of times. What is started after this child does not wait.
+
+        :param info: JSON values with string keys; at least ``message``, for a person.
+        :raises TypeError: when ``info`` holds something else.
+        :raises ValueError: when ``info`` is longer than :data:`MAX_MESSAGE`.
+        """
+        self._say("waiting", encode("waiting", info))
 
     def failed(self, error: Mapping[str, Any]) -> None:
         """Tell the parent that this child cannot come up, and why. Then return from the target: the child exits with 1.
 
+        It may turn out while the child waits. Of a child that is ready it is not true, and nothing is said then.
+
         :param error: JSON values with string keys; at least ``code``, for a program, and ``message``, for a person.
         """
-        if self.told is None:
-            self._end.write(_encode_error(error), patience=PATIENCE)
-            self.told = "failed"
+        if self.told != "ready":
+            self._say("failed", _encode_error(error))
 
     def beat(self, stats: Mapping[str, Any] | None = None) -> bool:
         """Tell the parent that this child gets on with its work.
@@ -293,6 +304,12 @@ class Lifeline:
     def abandon(self) -> None:
         """Close a fork's copy: a child of this child must not look like this child."""
         self._end.close()
+
+    def _say(self, message: str, frame: bytes) -> None:
+        """Say how this child is. That it has failed is the last word."""
+        if self.told != "failed":
+            self._end.write(frame, patience=PATIENCE)
+            self.told = message
 
     def _watch(self, grace: float) -> None:
         # Only the hang-up is waited for: what the parent says is for the target to read.

@@ -25,7 +25,7 @@ class Backoff:
     :param factor: by which each further delay is longer.
     :param cap: the longest delay, in seconds.
     :param jitter: the share of a delay that is left to chance, 0 to 1: children that died together come back one by one.
-    :param stable: a child that was ready for this many seconds begins anew with a restart at once.
+    :param stable: a child that was up for this many seconds begins anew with a restart at once.
     :raises ValueError: when a value is out of its range.
     """
 
@@ -47,13 +47,13 @@ class Backoff:
             if not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
                 raise ValueError(f"backoff: {name} must be a finite number from {least} to {most}, not {value!r}")
 
-    def streak(self, before: int, ready_for: float | None) -> int:
+    def streak(self, before: int, up_for: float | None) -> int:
         """Return which death in a row this one is, 1 for the first.
 
         :param before: what this function returned at the death before; 0 when there was none.
-        :param ready_for: for how many seconds the child was ready; ``None`` when it never was.
+        :param up_for: for how many seconds the child was up, ready or waiting; ``None`` when it never was.
         """
-        return 1 if ready_for is not None and ready_for >= self.stable else before + 1
+        return 1 if up_for is not None and up_for >= self.stable else before + 1
 
     def delay(self, streak: int, chance: float) -> float:
         """Return how many seconds to wait before the restart.

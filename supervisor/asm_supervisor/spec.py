@@ -67,7 +67,7 @@ class ChildSpec:
     :param start_timeout: how many seconds it may take until it is ready.
     :param stop_timeout: how many seconds lie between SIGTERM and SIGKILL.
     :param heartbeat_timeout: after how many seconds without :meth:`~asm_supervisor.lifeline.Lifeline.beat` a child that is
-        ready counts as hung; ``None``: never.
+        up counts as hung; ``None``: never.
     """
 
     name: str

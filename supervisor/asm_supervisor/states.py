@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["DOWN", "SETTLED", "TRANSITIONS", "IllegalTransition", "State", "check_transition"]
+__all__ = ["DOWN", "SETTLED", "TRANSITIONS", "UP", "IllegalTransition", "State", "check_transition"]
 
 
 class State(StrEnum):
@@ -16,7 +16,9 @@ class State(StrEnum):
     STOPPED = "stopped"
     """There is no process, and none is wanted. Where every child begins."""
     STARTING = "starting"
-    """A process was asked for, and has not said yet that it is ready."""
+    """A process was asked for, and has not said yet how it is."""
+    WAITING = "waiting"
+    """The process serves its name, and has said that what it needs is away."""
     READY = "ready"
     """The process has said that it is ready."""
     STOPPING = "stopping"
@@ -32,14 +34,20 @@ class State(StrEnum):
 DOWN: Final[AbstractSet[State]] = frozenset({State.STOPPED, State.FAILED, State.ENDED})
 """No process, and none to come."""
 
-SETTLED: Final[AbstractSet[State]] = frozenset({State.READY, State.FAILED, State.ENDED})
+UP: Final[AbstractSet[State]] = frozenset({State.WAITING, State.READY})
+"""The process has come up, and serves its name."""
+
+SETTLED: Final[AbstractSet[State]] = UP | {State.FAILED, State.ENDED}
 """Nothing is being waited for: what comes after such a child may start."""
+
+_GONE: Final[AbstractSet[State]] = DOWN | {State.BACKOFF}
 
 TRANSITIONS: Final[Mapping[State, AbstractSet[State]]] = {
     State.STOPPED: {State.STARTING},
-    State.STARTING: {State.READY, State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED, State.ENDED},
-    State.READY: {State.STOPPING, State.BACKOFF, State.STOPPED, State.FAILED, State.ENDED},
-    State.STOPPING: {State.STOPPED, State.BACKOFF, State.FAILED, State.ENDED},
+    State.STARTING: UP | _GONE | {State.STOPPING},
+    State.WAITING: _GONE | {State.READY, State.STOPPING},
+    State.READY: _GONE | {State.WAITING, State.STOPPING},
+    State.STOPPING: _GONE,
     State.BACKOFF: {State.STARTING, State.STOPPED, State.FAILED},
     State.FAILED: {State.BACKOFF, State.STARTING},
     State.ENDED: {State.BACKOFF, State.STARTING},

@@ -37,7 +37,7 @@ from asm_supervisor.restarts import Backoff, Restart, add_restart, describe
 from asm_supervisor.signals import Signals
 from asm_supervisor.sockets import ListenError
 from asm_supervisor.spec import STRATEGIES, ChildSpec, SpecError, check_settings, check_specs, check_start_method
-from asm_supervisor.states import DOWN, SETTLED, State
+from asm_supervisor.states import DOWN, SETTLED, UP, State
 
 __all__ = ["Exit", "Reloaded", "Supervisor", "next_to_start", "next_to_stop"]
 
@@ -88,7 +88,7 @@ class Supervisor:
     :param preload: modules that the fork server imports once for all children.
     :param notifier: the service manager that is told how the tree is.
     :param on_change: called with the :class:`Snapshot` of a child after each change of its state.
-    :param on_ready: called once, with the snapshots of all children, when all are ready for the first time.
+    :param on_ready: called once, with the snapshots of all children, when all are up (ready, or waiting) for the first time.
     :param on_message: called with a snapshot, the name and the map of what a child sends with ``lifeline.send``.
     :param on_hangup: called at a SIGHUP, whose usual action, the end of the process, it replaces.
     :raises SpecError: when something in this cannot work; nothing was started then.
@@ -138,7 +138,7 @@ class Supervisor:
         self._signalled_at: float | None = None
         self._alive_at = 0.0
         self._has_news = True
-        self._was_ready = False
+        self._was_up = False
         self._is_reloading = False
         self._exit: Exit | None = None
         self._has_run = False
@@ -352,7 +352,7 @@ class Supervisor:
             child.become(State.STOPPED, ending.reason)
         elif child.name in self._asked:
             child.await_restart(now, self._asked.pop(child.name))
-        elif not child.ever_ready and not self._was_ready:
+        elif not child.ever_up and not self._was_up:
             child.become(State.FAILED, ending.reason)
             self._end(Exit(kind="start_failed", reason=f"{child.name} {ending.reason}", child=child.name, error=ending.error))
         elif restart == "temporary" or (restart == "transient" and ending.status == 0):
@@ -371,8 +371,8 @@ class Supervisor:
         if too_many:
             self._give_up(child, ending, describe(deaths))
             return
-        ready_for = None if child.ready_at is None else now - child.ready_at
-        streak = self._streaks[child.name] = self._backoff.streak(self._streaks.get(child.name, 0), ready_for)
+        up_for = None if child.up_at is None else now - child.up_at
+        streak = self._streaks[child.name] = self._backoff.streak(self._streaks.get(child.name, 0), up_for)
         child.await_restart(now + self._backoff.delay(streak, random.random()), ending.reason)  # noqa: S311  # no secret
         again = STRATEGIES[self._strategy]([each.name for each in self._children], child.name)
         for other in self._children:
@@ -404,9 +404,10 @@ class Supervisor:
         following = next_to_start(states)
         if following is not None:
             self._children[following].begin(now)
-        elif not self._was_ready and all(state in {State.READY, State.ENDED} for state in states):
-            self._was_ready = True
-            logger.info("%s: all children are ready", self.name)
+        elif not self._was_up and all(state in UP | {State.ENDED} for state in states):
+            self._was_up = True
+            waiting = [child.name for child in self._children if child.state is State.WAITING]
+            logger.info("%s: all children are up%s", self.name, f"; {', '.join(waiting)} waiting" if waiting else "")
             self._notifier.ready()
             notify(self._on_ready, self.children)
 

@@ -20,7 +20,7 @@ from asm.adapters import InMemorySessionStore
 from asm.client.calling import outgoing
 from asm.operations import OPERATIONS
 from asm.processes import composite, loops, worker
-from asm.processes.backends import Backend
+from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits, Load
 from asm.processes.peers import Peer
 from asm.processes.server import Server
@@ -152,7 +152,10 @@ class _Side:
 
 
 def _worker():
-    return worker.Worker(Backend("bench", InMemorySessionStore())), None
+    hosted = Hosted("bench", InMemorySessionStore, {}, waits=False)
+    hosted.open()
+    hosted.begin(lambda: None, lambda _error: None)
+    return worker.Worker(hosted), None
 
 
 def _composite():

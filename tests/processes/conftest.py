@@ -1,6 +1,7 @@
 """Real trees for the tests: ``asm-supervise`` in a process of its own, below a runtime directory of its own."""
 
 import contextlib
+import fcntl
 import os
 import queue
 import random
@@ -34,7 +35,7 @@ STORES = Path(__file__).parent / "stores"
 class Tree:
     """A running ``asm-supervise``."""
 
-    def __init__(self, config, runtime_dir, *arguments, cwd, env=None):
+    def __init__(self, config, runtime_dir, *arguments, cwd, env=None, **popen):
         self.runtime_dir = runtime_dir
         environment = {
             **os.environ,
@@ -49,8 +50,11 @@ class Tree:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **popen,
         )
         self.stdout, self.stderr = [], []
+        self._reads_stderr = threading.Event()
+        self._reads_stderr.set()
         self._lines = queue.SimpleQueue()
         self._readers = [
             threading.Thread(target=self._read, args=(self.process.stdout, self.stdout), daemon=True),
@@ -61,9 +65,20 @@ class Tree:
 
     def _read(self, stream, lines):
         for line in stream:
+            if stream is self.process.stderr:
+                self._reads_stderr.wait()
             lines.append(line.rstrip("\n"))
             self._lines.put(line)
         self._lines.put(None)
+
+    def leave_stderr_unread(self):
+        """Read no more of what the tree writes to stderr; the pipe has room for a page and no more."""
+        fcntl.fcntl(self.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        self._reads_stderr.clear()
+
+    def read_stderr(self):
+        """Read on."""
+        self._reads_stderr.set()
 
     def wait_for(self, text):
         """Wait until a line with this text was written."""
@@ -140,6 +155,7 @@ class Tree:
     def wait(self):
         """Wait for the end; return the exit code."""
         code = self.process.wait(PATIENCE)
+        self.read_stderr()
         for reader in self._readers:
             reader.join(PATIENCE)
         return code
@@ -150,6 +166,7 @@ class Tree:
 
     def close(self):
         """End whatever is left, however the test ended."""
+        self.read_stderr()
         with contextlib.suppress(psutil.NoSuchProcess):
             left = self.processes()
             if self.process.poll() is None:

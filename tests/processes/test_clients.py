@@ -263,3 +263,63 @@ def test_what_is_too_large_for_a_frame_is_refused(tree):
             store.save_session(asm.Session.new(agent_id="a", metadata={"text": "x" * (17 * 1024 * 1024)}))
         assert caught.value.details["limit"] == 16 * 1024 * 1024
         assert store.list_sessions() == []
+
+
+EMBEDDINGS = [[0.5] * 1536] * 700
+
+
+def too_many():
+    """Events with more values in them than a message may have, of which each could be sent."""
+    return [asm.Event.new(type="myapp.embedding", session_id="ses_1", data={"vector": vector}) for vector in EMBEDDINGS]
+
+
+def is_told_to_split(error):
+    assert error.code == "validation_error"
+    assert not error.retryable
+    assert error.details["limit"] == 1_000_000 < error.details["values"]
+    assert f"{error.details['values']:,}" in error.message
+    assert "split it" in error.message
+
+
+def test_a_batch_of_too_many_values_is_refused_and_others_on_the_handle_go_on(tree):
+    events, session, run = too_many(), asm.Session.new(id="ses_1", agent_id="a"), asm.Run.new(session_id="ses_1")
+    with tree.connect(timeout=PATIENCE) as store, concurrent.futures.ThreadPoolExecutor(1) as others:
+        waiting = others.submit(store.get_events, "ses_1", wait_timeout_ms=60_000)
+        for call in (
+            lambda: store.append_events(events),
+            lambda: store.flush({"session": session, "run": run, "events": events}),
+        ):
+            with pytest.raises(asm.ValidationError) as caught:
+                call()
+            is_told_to_split(caught.value)
+        assert store.get_latest_sequence("ses_1") == 0
+        stored = [*store.append_events(events[:300]), *store.append_events(events[300:600]), *store.append_events(events[600:])]
+        assert waiting.result(PATIENCE)
+        assert [item.sequence_number for item in stored] == list(range(1, 701))
+
+    async def scenario():
+        async with tree.aconnect(timeout=PATIENCE) as store:
+            waiting = asyncio.create_task(store.get_events("ses_2", wait_timeout_ms=60_000))
+            beside = [asyncio.create_task(store.get_latest_sequence("ses_1")) for _ in range(10)]
+            with pytest.raises(asm.ValidationError) as caught:
+                await store.append_events(events)
+            is_told_to_split(caught.value)
+            assert await asyncio.gather(*beside) == [700] * 10
+            event = await store.append_event_with_sequence(asm.Event.new(type="message_sent", session_id="ses_2"))
+            assert await waiting == [event]
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_of_more_values_than_a_message_may_bring_to_a_store_arrives(tree):
+    events = [asm.Event.new(type="myapp.bits", session_id="ses_1", data={"bits": [1] * 600_000}) for _ in range(2)]
+
+    async def scenario():
+        async with tree.aconnect(timeout=PATIENCE) as store:
+            return await store.get_events("ses_1")
+
+    with tree.connect(timeout=PATIENCE) as store:
+        stored = [store.append_event_with_sequence(event) for event in events]
+        assert store.get_events("ses_1") == stored
+        assert asyncio.run(scenario()) == stored
+        assert store.get_latest_sequence("ses_1") == 2

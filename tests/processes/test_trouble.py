@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -83,6 +84,46 @@ def test_postgres_stops_and_starts_under_load(trees, server, rounds):
 
     asyncio.run(scenario())
     assert pids(tree) == before
+    assert tree.stop() == 0
+
+
+def is_down(error):
+    """How a caller is told that a database is away, or that a worker was killed. All of it passes."""
+    reasons = {"backend_exited", "backend_restarting", "backend_waiting"}
+    return is_away(error) or (error.code == "storage_error" and error.details.get("reason") in reasons)
+
+
+def test_workers_die_while_postgres_is_away_and_nobody_has_to_come(trees, server, campaign):
+    """Whoever is started meanwhile waits for the database, and serves when it is back."""
+    tree = trees(configuration(f'store = "sql"\nurl = "{server.url()}"\nmigrate = "auto"')).wait_ready()
+    rounds = 12 if campaign else 1
+
+    async def scenario():
+        async with Load(tree) as load:
+            everybody = [*load.events, *load.artifacts]
+            await load.all_go_on(everybody)
+            await asyncio.to_thread(server.stop)
+            for _ in range(rounds):
+                for name in ("dev.sessions", "dev.artifacts"):
+                    tree.child(name).kill()
+                await load.all_are_told(load.events, lambda error: error.details.get("reason") == "backend_waiting")
+                await load.all_go_on(load.artifacts)
+                if campaign:
+                    await asyncio.sleep(60 / rounds)
+            assert (await asyncio.to_thread(tree.ctl, "status")).returncode == 1
+            await asyncio.to_thread(server.start)
+            back_at = time.monotonic()
+            await load.all_go_on(everybody)
+            waited = time.monotonic() - back_at
+            print(f"{rounds} times every worker was killed; all calls succeed {waited:.1f} s after the database was back")
+            assert not campaign or waited < 10
+            told = [len(writer.told) for writer in everybody]
+            await load.all_go_on(everybody)
+            assert [len(writer.told) for writer in everybody] == told
+            assert [error for writer in everybody for error in writer.told if not is_down(error)] == []
+
+    asyncio.run(scenario())
+    tree.wait_status(lambda status: status.state == "ready")
     assert tree.stop() == 0
 
 

@@ -21,6 +21,7 @@ CHILD = ChildStatus(
     calls=10,
     errors=2,
     in_flight=1,
+    health="",
     memory_bytes=12_345_678,
 )
 TREE = TreeStatus(name="dev", pid=4710, version="1.0", config="dev.toml", uptime_seconds=60.0, children=(CHILD,))
@@ -40,6 +41,10 @@ def test_a_tree_is_ready_when_every_child_is(state):
     assert TREE.state == TREE.to_map()["state"] == "ready"
     degraded = replace(TREE, children=(CHILD, replace(CHILD, state=state)))
     assert degraded.state == degraded.to_map()["state"] == "degraded"
+
+
+def test_a_tree_with_a_store_that_is_not_well_is_degraded():
+    assert replace(TREE, children=(replace(CHILD, health="it is read-only"),)).state == "degraded"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class _Insertion:
         self.statement = str(compiled)
         self._by_name = not compiled.positional
         self._converters = [_converter(column.type, dialect) for column in events.columns]
-        self._converters[COLUMNS.index("type")] = operator.attrgetter("value")
+        self._converters[COLUMNS.index("type")] = str  # a member of an Enum or a string
 
     def row(self, event: Event) -> Any:
         """Return the parameters for an event."""

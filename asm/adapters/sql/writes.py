@@ -178,7 +178,7 @@ def _insert(dialect: str, table: Table) -> Any:
 def _row(value: Session | Run) -> dict[str, Any]:
     """Return the columns of a session or run."""
     row = value.to_fields()
-    return row | {"status": row["status"].value}
+    return row | {"status": str(row["status"])}
 
 
 def values(connection: Connection, kind: type[V], query: Select[Any]) -> list[V]:

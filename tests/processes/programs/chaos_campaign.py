@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import itertools
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,7 +43,8 @@ class Campaign:
         self._clients = []
         self._operations = []
         self.watch = Watch(directory, seconds_to_end, self.findings)
-        self.monkey = Monkey(start, directory, chance, self.watch)
+        self._temporary = Path(tempfile.mkdtemp(prefix="asm-"))  # a short path
+        self.monkey = Monkey(start, directory, self._temporary, chance, self.watch)
 
     def __enter__(self):
         return self
@@ -56,6 +59,7 @@ class Campaign:
         for process in inhabitants(self._directory):
             with contextlib.suppress(ProcessLookupError):
                 process.resume()
+        shutil.rmtree(self._temporary)
 
     def start_clients(self, count):
         """Start clients, and wait until each has been answered."""
@@ -107,6 +111,7 @@ class Campaign:
     def report(self):
         """What happened, in some lines."""
         blows = sorted(self.monkey.blows.items())
+        troubles = ", ".join(f"{kind}: {count}" for kind, count in sorted(self.monkey.troubles.items()))
         rows = [f"{target:14} {way:12} {count:5}" for (target, way), count in blows]
         acknowledged = [operation for operation in self._operations if operation.acknowledged]
         events = sum(len(operation.intent.get("events", ())) for operation in acknowledged)
@@ -117,6 +122,7 @@ class Campaign:
         return "\n".join(
             [
                 *rows,
+                *([f"between them {troubles}"] if troubles else []),
                 f"{self.monkey.blows.total()} blows; {events} events and {artifacts} artifacts acknowledged",
                 f"calls: {', '.join(f'{count} {fate}' for fate, count in told)}",
                 f"the processes of a killed supervisor were gone after {self.watch.longest_end:.2f} s at the most",

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 ANSWERED = "ok"
 
-REASONS = {"backend_exited", "backend_restarting", "backend_failed", "shutting_down", "overloaded"}
+REASONS = {"backend_exited", "backend_restarting", "backend_waiting", "backend_failed", "shutting_down", "overloaded"}
 """What a ``storage_error`` may be about when processes die."""
 
 OPEN = {"timeout", "storage_connection_failed", "shutting_down"}
 """Errors after which a call may yet be done."""
 
-REFUSED = {"backend_restarting", "backend_failed", "overloaded"}
+REFUSED = {"backend_restarting", "backend_waiting", "backend_failed", "overloaded"}
 """Errors that say that nothing was done."""
 
 KINDS = ("lost", "duplicated", "gaps", "torn", "orphans", "twins", "calls beyond their timeout", "undocumented errors")

@@ -1,5 +1,8 @@
 """Who strikes in a campaign of chaos: kills and stops processes of a tree, and starts the tree again when its supervisor died.
 
+Between the blows it takes away what a tree may lose on a machine: what lies in the temporary directory, sockets in the runtime
+directory, the reader of the log; and it sends SIGHUP to everybody, as a terminal does that is closed.
+
 A blow is a target and a way: SIGKILL; SIGSTOP and SIGCONT after a while; SIGSTOP and SIGKILL after a while; or SIGSTOP alone,
 which the supervisor has to find out. After a blow the monkey waits until the tree says that it is ready, with other processes
 in the place of those that were killed; but sometimes it does not wait.
@@ -7,7 +10,10 @@ in the place of those that were killed; but sometimes it does not wait.
 
 import collections
 import contextlib
+import functools
 import itertools
+import os
+import shutil
 import signal
 import threading
 import time
@@ -38,6 +44,15 @@ BLOWS = [
     *itertools.product((FORK_SERVER, SUPERVISOR), (KILL, STOP_CONTINUE, STOP_KILL)),
 ]
 """What is dealt out as cards are: each once, in another order each time. First of all, everybody is killed once."""
+
+SWEEP, UNLINK, HANG_UP, LEAVE_UNREAD = "temporary directory swept", "sockets unlinked", "SIGHUP to the group", "stderr not read"
+TROUBLES = (SWEEP, UNLINK, HANG_UP, LEAVE_UNREAD)
+
+TROUBLE = 0.3
+"""The share of blows before which there is trouble, when there was each once."""
+
+UNREAD = (0.5, 3.0)
+"""For how many seconds the log is not read."""
 
 PAIRS = 0.2
 """The share of blows that come together with another one."""
@@ -178,23 +193,28 @@ class Watch:
 class Monkey:
     """Strikes at a tree, and keeps it up.
 
-    :param start: starts the tree; returns it before it is ready.
+    :param start: starts the tree in a process group of its own; takes its environment, and returns it before it is ready.
     :param directory: its working directory.
+    :param temporary: its temporary directory.
     :param watch: is told whose supervisor was killed.
     """
 
-    def __init__(self, start, directory, chance, watch):
+    def __init__(self, start, directory, temporary, chance, watch):
         self.blows = collections.Counter()
+        self.troubles = collections.Counter()
         self.log = []
-        """One line a blow."""
-        self.tree = start()
+        """One line a blow or a trouble."""
+        self._temporary = temporary
+        self._start = functools.partial(start, env={"TMPDIR": str(temporary)}, process_group=0)
+        self.tree = self._start()
         self.trees = [self.tree]
-        self._start = start
         self._directory = directory
         self._chance = chance
         self._watch = watch
         self._cards = [(target, KILL) for target in (*CHILDREN, FORK_SERVER, SUPERVISOR)]
         chance.shuffle(self._cards)
+        self._troubles = list(TROUBLES)
+        chance.shuffle(self._troubles)
         self._struck = set()
         """The pids of those who must not be there when the tree is ready again."""
         self._may_end = False
@@ -242,10 +262,30 @@ class Monkey:
 
     def strike(self):
         """Strike as chance will have it."""
+        if self._troubles or self._chance.random() < TROUBLE:
+            self.trouble(self._troubles.pop() if self._troubles else self._chance.choice(TROUBLES))
         blows = dict([self._deal()] if self._chance.random() >= PAIRS else [self._deal(), self._deal()])
         self.hit(*blows.items())
         if self._chance.random() >= IMPATIENCE:
             self.wait_ready()
+
+    def trouble(self, kind):
+        """Take away something that the tree does not own, or disturb all of it."""
+        self.troubles[kind] += 1
+        self._note(kind)
+        if kind == SWEEP:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir()
+        elif kind == UNLINK:
+            sockets = list(self.tree.runtime_dir.glob("*.sock"))
+            for socket in self._chance.sample(sockets, self._chance.randint(0, len(sockets))):
+                socket.unlink(missing_ok=True)
+        elif kind == HANG_UP:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.tree.process.pid, signal.SIGHUP)
+        else:
+            self.tree.leave_stderr_unread()
+            threading.Timer(self._chance.uniform(*UNREAD), self.tree.read_stderr).start()
 
     def hit(self, *blows):
         """Strike at all of these targets at once, each in its way; return when the last signal was sent."""
@@ -254,7 +294,7 @@ class Monkey:
         victims = [(target, way, victim) for target, way, victim in victims if victim.pid not in self._struck]
         for target, way, victim in victims:
             self.blows[target, way] += 1
-            self.log.append(f"{datetime.now(UTC).isoformat()} ({time.monotonic():.3f}) {target}: {way}: {describe(victim)}")
+            self._note(f"{target}: {way}: {describe(victim)}")
             self._send(victim, signal.SIGKILL if way == KILL else signal.SIGSTOP)
             if way == STOP:
                 self._struck.add(victim.pid)
@@ -262,6 +302,9 @@ class Monkey:
             if way in (STOP_CONTINUE, STOP_KILL):
                 time.sleep(self._chance.uniform(*STOPPED))
                 self._send(victim, signal.SIGCONT if way == STOP_CONTINUE else signal.SIGKILL)
+
+    def _note(self, what):
+        self.log.append(f"{datetime.now(UTC).isoformat()} ({time.monotonic():.3f}) {what}")
 
     def _send(self, victim, number):
         is_supervisor = victim.pid == self.tree.process.pid

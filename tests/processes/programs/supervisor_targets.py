@@ -64,6 +64,20 @@ def beat(lifeline, beats=None):
             lifeline.beat({"number": number, "restarts": lifeline.restarts})
 
 
+def say_as_told(lifeline, first=("ready",)):
+    """Say of oneself what ``first`` has, and then what each connection writes: a word, and a message."""
+    said = list(first)
+    while True:
+        if said:
+            word, *message = said
+            getattr(lifeline, word)({"code": "wrong", "message": " ".join(message)})
+            if word == "failed":
+                return
+        connection, _ = lifeline.socket.accept()
+        with connection:
+            said = connection.recv(100).decode().split()
+
+
 def with_a_grandchild(lifeline):
     """Have a child of one's own that ends after oneself."""
     pid = os.fork()

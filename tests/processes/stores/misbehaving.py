@@ -3,6 +3,7 @@
 import os
 import threading
 from decimal import Decimal
+from pathlib import Path
 
 from asm.adapters import FileArtifactStore, InMemorySessionStore
 from asm.core.errors import Error
@@ -40,6 +41,38 @@ class Gated(FileArtifactStore):
         with open(self._gate) as gate:
             gate.read()
         super().put(key, data)
+
+
+class Remote(InMemorySessionStore):
+    """Has a service that is there as long as a file is. What the file says is wrong with it, must be corrected."""
+
+    def __init__(self, *, service: str):
+        self._service = service
+        self.ping()
+        if wrong := Path(service).read_text():
+            raise Error("storage_connection_failed", wrong, details={"reason": "credentials"})
+        super().__init__()
+
+    def ping(self):
+        if not os.path.exists(self._service):
+            raise Error("storage_connection_failed", "the service is out", details={"reason": "connection", "away": True})
+
+    def get_latest_sequence(self, session_id):
+        self.ping()
+        return super().get_latest_sequence(session_id)
+
+
+class Full(InMemorySessionStore):
+    """Has no room for sessions as long as a file is there, and nobody whom one could ask."""
+
+    def __init__(self, *, full: str):
+        super().__init__()
+        self._full = full
+
+    def save_session(self, session):
+        if os.path.exists(self._full):
+            raise Error("storage_write_failed", "there is no room", details={"reason": "disk_full"})
+        super().save_session(session)
 
 
 class Raising(InMemorySessionStore):

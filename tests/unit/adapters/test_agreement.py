@@ -21,7 +21,7 @@ from asm.testing.samples import at, event, run, session
 NAMES = ["a", "A", "b", "é", "%"]
 IDS = st.sampled_from(NAMES)
 TIMES = st.integers(-2, 2).map(at)
-TYPES = st.sampled_from(list(EventType)[:3])
+TYPES = st.sampled_from([*list(EventType)[:2], "myapp.thought"])
 COUNTS = st.none() | st.integers(0, 6)
 LIMITS = st.none() | st.integers(1, 4)
 MAPS = st.sampled_from([{}, {"a": 1}, {"a": 1.0}, {"a": -0.0}, {"": [None, {"ключ": "\0'\""}]}])
@@ -61,7 +61,12 @@ class Model:
         self.runs = {name: run for name, run in self.runs.items() if run.session_id != session_id}
 
     def save_run(self, run):
+        self.require_own_run(run)
         self.runs[run.id] = run
+
+    def require_own_run(self, run):
+        if run.id in self.runs and self.runs[run.id].session_id != run.session_id:
+            raise Error("session_mismatch", run.id)
 
     def get_run(self, run_id):
         if run_id not in self.runs:
@@ -83,6 +88,11 @@ class Model:
 
     def append_events(self, events):
         stored = {item.id: item for log in self.logs.values() for item in log}
+        owners = {item.id: item.session_id for item in reversed(events)} | {
+            key: item.session_id for key, item in stored.items()
+        }
+        if any(owners[item.id] != item.session_id for item in events):
+            raise Error("session_mismatch", "one of them")
         for item in events:
             if item.id not in stored:
                 log = self.logs.setdefault(item.session_id, [])
@@ -91,10 +101,11 @@ class Model:
         return [stored[item.id] for item in events]
 
     def flush(self, result):
+        self.require_own_run(result["run"])
+        self.append_events(result["events"])
         self.save_session(result["session"])
         merged = {**result["run"].provider_metadata, **result["provider_metadata"]}
         self.save_run(dataclasses.replace(result["run"], provider_metadata=merged))
-        self.append_events(result["events"])
 
     def get_events(self, session_id, *, run_id=None, type=None, since=None, after=None, before=None, limit=None):  # noqa: A002
         return [

@@ -3,6 +3,7 @@ import threading
 import pytest
 
 from asm.adapters.appends import Appends, flushed_run, numbered
+from asm.core.errors import Error
 from asm.core.values import Event, Run, Session
 
 
@@ -44,9 +45,22 @@ def test_each_session_is_asked_once_and_in_the_order_of_ids():
 def test_what_is_stored_or_came_before_is_not_new():
     stored, first = an_event("a"), an_event("b")
     reserve = Reserving()
-    new = numbered([stored, first, an_event("c", id=first.id), an_event("d", id=stored.id)], {stored.id}, reserve)
-    assert list(new.values()) == [first.sequenced(1)]
+    given = [stored, first, an_event("b", id=first.id, data={"a": 1}), an_event("a", id=stored.id, data={"a": 1})]
+    assert list(numbered(given, {stored.id: stored}, reserve).values()) == [first.sequenced(1)]
     assert reserve.asked == [("b", 1)]
+
+
+def test_what_belongs_to_another_session_takes_no_numbers():
+    stored, first = an_event("a"), an_event("b")
+    for known, given in [
+        ({}, [first, an_event("c", id=first.id)]),
+        ({stored.id: stored}, [first, an_event("c", id=stored.id)]),
+    ]:
+        reserve = Reserving()
+        with pytest.raises(Error) as caught:
+            numbered(given, known, reserve)
+        assert caught.value.code == "session_mismatch"
+        assert reserve.asked == []
 
 
 def test_nothing_new_reserves_nothing():

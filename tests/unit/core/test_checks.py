@@ -1,4 +1,9 @@
+import collections
+import dataclasses
+import decimal
 import enum
+import pathlib
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -9,9 +14,10 @@ from hypothesis import strategies as st
 from asm.core import checks
 from asm.core.errors import Error
 from asm.core.frozen import FrozenList, FrozenMap
-from asm.core.values import RunStatus
+from asm.core.values import Event, RunStatus
 
 GREATEST = 2**63 - 1
+STATUS = checks.member(RunStatus, "invalid_status")
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001  # what it means is nobody's guess
 
 
@@ -26,10 +32,12 @@ def refusal(check, value, where="place"):
     [
         (checks.text, "", ""),
         (checks.text, "ключ \n", "ключ \n"),
+        (checks.name, "", ""),
+        (checks.name, "x" * 1024, "x" * 1024),
         (checks.identifier, "x", "x"),
-        (checks.artifact_key, "../x", "../x"),
-        (checks.artifact_key, "x" * 1024, "x" * 1024),
-        (checks.artifact_key, "🙂" * 256, "🙂" * 256),
+        (checks.identifier, "../x", "../x"),
+        (checks.identifier, "x" * 1024, "x" * 1024),
+        (checks.identifier, "🙂" * 256, "🙂" * 256),
         (checks.count, 0, 0),
         (checks.count, GREATEST, GREATEST),
         (checks.limit, 1, 1),
@@ -41,11 +49,11 @@ def refusal(check, value, where="place"):
         (checks.json_map_or_empty, None, {}),
         (checks.optional(checks.limit), None, None),
         (checks.optional(checks.limit), 5, 5),
-        (checks.member(RunStatus, "invalid_status"), "running", RunStatus.RUNNING),
-        (checks.members(RunStatus, "invalid_status"), None, None),
-        (checks.members(RunStatus, "invalid_status"), "running", (RunStatus.RUNNING,)),
-        (checks.members(RunStatus, "invalid_status"), ["failed", "running", "failed"], (RunStatus.FAILED, RunStatus.RUNNING)),
-        (checks.members(RunStatus, "invalid_status"), [], ()),
+        (STATUS, "running", RunStatus.RUNNING),
+        (checks.members(STATUS), None, None),
+        (checks.members(STATUS), "running", (RunStatus.RUNNING,)),
+        (checks.members(STATUS), ["failed", "running", "failed"], (RunStatus.FAILED, RunStatus.RUNNING)),
+        (checks.members(STATUS), [], ()),
     ],
 )
 def test_what_is_accepted(check, value, expected):
@@ -58,8 +66,8 @@ def test_what_is_accepted(check, value, expected):
     ("check", "bad"),
     [
         *((checks.text, bad) for bad in (None, 5, b"x", "a\0", "\ud800", ["x"])),
-        *((checks.identifier, bad) for bad in (None, "", 5, "a\0")),
-        *((checks.artifact_key, bad) for bad in (None, "", "x" * 1025, "🙂" * 257, "ж" * 513, "a\0", b"x")),
+        *((checks.identifier, bad) for bad in (None, "", 5, "x" * 1025, "🙂" * 257, "ж" * 513, "a\0", b"x")),
+        *((checks.name, bad) for bad in (None, 5, "x" * 1025, "ж" * 513, "a\0", "\ud800")),
         *((checks.count, bad) for bad in (-1, True, False, 1.0, "1", None, GREATEST + 1)),
         *((checks.limit, bad) for bad in (0, -1, True, 1.0, "1", None, GREATEST + 1)),
         *((checks.amount, bad) for bad in ("1", None, True, float("nan"), float("inf"), float("-inf"), 1j)),
@@ -82,11 +90,11 @@ def test_what_is_refused(check, bad):
 
 
 def test_a_wrong_member_has_the_code_of_its_kind_and_names_what_is_known():
-    error = refusal(checks.member(RunStatus, "invalid_status"), "flying")
+    error = refusal(STATUS, "flying")
     assert error.code == "invalid_status"
     assert error.details["value"] == "flying"
     assert all(str(status) in error.message for status in RunStatus)
-    assert refusal(checks.members(RunStatus, "invalid_status"), ["running", 5]).code == "invalid_status"
+    assert refusal(checks.members(STATUS), ["running", 5]).code == "invalid_status"
 
 
 def test_a_refusal_shows_long_values_shortened():
@@ -131,6 +139,115 @@ def test_a_map_that_holds_itself_is_refused():
 def test_a_refused_map_says_where():
     error = refusal(checks.json_map, {"a": [{"b": object()}]}, "Event.data")
     assert error.details["field"] == "Event.data.a[0].b"
+    assert refusal(checks.json_map, {"a": [0, {1: "b"}]}, "Event.data").details["field"] == "Event.data.a[1]"
+    error = refusal(checks.json_map, {"long " * 1000: [float("nan")]}, "Event.data")
+    assert error.details["field"].startswith("Event.data.long long")
+    assert len(error.message) < 400
+
+
+class Key(str):
+    """A key of which is noted when it becomes part of a place."""
+
+    shown = 0
+    __slots__ = ()
+
+    def __format__(self, form):
+        Key.shown += 1
+        return str.__format__(self, form)
+
+
+def test_the_place_of_a_value_is_looked_for_only_when_it_is_refused():
+    deep = 1.0
+    for level in range(60):
+        deep = {Key(f"level {level} " * 100): deep, "beside": [1, 2.5, "text", None, True]}
+    assert checks.json_map(deep, "place") == deep
+    assert Key.shown == 0
+
+
+def test_a_map_has_at_most_a_million_values():
+    largest = {"list": [None] * (checks.MAX_VALUES - 3)}
+    assert checks.json_map(largest, "place") == largest
+    for value in ({"list": [None] * (checks.MAX_VALUES - 2)}, {"deep": [{str(key): {} for key in range(500_000)}]}):
+        error = refusal(checks.json_map, value)
+        assert error.details["field"] == "place"
+        assert error.details["limit"] == 1_000_000 < error.details["values"]
+        assert "1,000,000" in error.message
+        assert "split it" in error.message
+
+
+class Stranger:
+    """Something of a library that the code does not know."""
+
+    def __init__(self, of="", **can):
+        module, _, name = of.rpartition(".")
+        self.__class__ = type(name, (Stranger,), {"__module__": module, **can})
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+
+
+Pair = collections.namedtuple("Pair", "a b")  # noqa: PYI024  # those of others are made so
+METHOD = staticmethod(lambda *_: None)
+
+WAYS = [
+    (Stranger("numpy.bool", tolist=METHOD, item=METHOD, ndim=0), "numpy.bool", ".item()"),
+    (Stranger("numpy.int64", tolist=METHOD, item=METHOD, ndim=0), "numpy.int64", ".item()"),
+    (Stranger("numpy.ndarray", tolist=METHOD, item=METHOD, ndim=2), "numpy.ndarray", ".tolist()"),
+    (Stranger("pandas.core.series.Series", tolist=METHOD, item=METHOD), "pandas.core.series.Series", ".tolist()"),
+    (Stranger("app.models.Answer", model_dump=METHOD), "app.models.Answer", '.model_dump(mode="json")'),
+    (Stranger("app.Unknown"), "app.Unknown", ""),
+    (datetime(2026, 1, 1, tzinfo=UTC), "datetime.datetime", ".isoformat()"),
+    (datetime(2026, 1, 1, tzinfo=UTC).date(), "datetime.date", ".isoformat()"),
+    (timedelta(1), "datetime.timedelta", ".total_seconds()"),
+    (decimal.Decimal(1), "decimal.Decimal", "float(…)"),
+    (uuid.UUID(int=1), "uuid.UUID", "str(…)"),
+    (pathlib.PurePosixPath("a"), "pathlib.PurePosixPath", "str(…)"),
+    (ValueError("x"), "ValueError", "str(…)"),
+    (b"x", "bytes", "base64.b64encode(…)"),
+    ((1, 2), "tuple", "list(…)"),
+    ({1}, "set", "list(…)"),
+    (collections.deque([1]), "collections.deque", "list(…)"),
+    ((item for item in "x"), "generator", "list(…)"),
+    (Colour.RED, f"{__name__}.Colour", ".value"),
+    (Point(), f"{__name__}.Point", "dataclasses.asdict(…)"),
+    (Pair(1, 2), f"{__name__}.Pair", "._asdict()"),
+    (Event.new(type="run_started", session_id="ses"), "asm.core.values.Event", ".to_map()"),
+    (Event, "type", ""),
+    (object(), "object", ""),
+]
+
+
+@pytest.mark.parametrize(("value", "kind", "way"), WAYS, ids=[kind for _, kind, _ in WAYS])
+def test_what_is_no_json_is_named_with_its_module_and_the_way_out(value, kind, way):
+    message = refusal(checks.json_map, {"a": value}).message
+    assert message.startswith("place.a must be a JSON value (map, list, string, number, bool or None), not " + kind)
+    assert message.endswith(kind) if not way else f"{kind}; give " in message
+    assert way in message
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "way"),
+    [
+        (checks.json_map, {"a": float("nan")}, "None, or str(…)"),
+        (checks.json_map, {uuid.UUID(int=1): 1}, "str(…)"),
+        (checks.json_map, Point(), "dataclasses.asdict(…)"),
+        (checks.identifier, uuid.UUID(int=1), "str(…)"),
+        (checks.utc_time, "2026-01-01", "datetime.fromisoformat(…)"),
+        (checks.utc_time, 1.5, "datetime.fromtimestamp(…, timezone.utc)"),
+    ],
+)
+def test_the_way_out_of_other_refusals(check, value, way):
+    assert way in refusal(check, value).message
+
+
+def test_articles():
+    assert [checks.a(name) for name in ("Event", "Run", "Session")] == ["an Event", "a Run", "a Session"]
 
 
 JSON = st.recursive(

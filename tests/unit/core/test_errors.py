@@ -27,7 +27,7 @@ CATEGORIES = {
     "provider": (ProviderError, 6),
     "storage": (StorageError, 6),
     "runtime": (ExecutionError, 5),
-    "concurrency": (ConcurrencyError, 4),
+    "concurrency": (ConcurrencyError, 5),
     "tool": (ToolError, 4),
 }
 
@@ -47,7 +47,7 @@ def test_a_code_makes_an_error_of_its_category(code):
 
 def test_the_categories_have_all_codes():
     assert {kind.category: (kind, len(kind.codes)) for kind in Error.__subclasses__()} == CATEGORIES
-    assert len(CODES) == 45
+    assert len(CODES) == 46
 
 
 def test_an_unknown_code_is_a_mistake_of_the_programmer():

@@ -84,6 +84,21 @@ def an_event(**fields):
     return Event.new(**{"type": "run_started", "session_id": "ses"} | fields)
 
 
+NAMES = [
+    (a_session, "id"),
+    (Session.new, "agent_id"),
+    (a_session, "parent_session_id"),
+    (a_run, "id"),
+    (Run.new, "session_id"),
+    (a_run, "provider"),
+    (an_event, "id"),
+    (an_event, "session_id"),
+    (an_event, "run_id"),
+    (an_event, "provider"),
+    (an_event, "correlation_id"),
+]
+"""What has a limit that every index can hold."""
+
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001  # what it means is nobody's guess
 MAKERS = [a_session, a_run, an_event]
 
@@ -228,6 +243,10 @@ def test_defaults():
         lambda: a_session(created_at=NAIVE),
         lambda: a_session(created_at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))),
         lambda: a_session(parent_session_id=5),
+        *(lambda make=make, name=name: make(**{name: "x" * 1025}) for make, name in NAMES),
+        *(lambda make=make, name=name: make(**{name: "a\0"}) for make, name in NAMES),
+        lambda: Session.new(agent_id="ж" * 513),
+        lambda: a_session(unknown=1),
         Run.new,
         lambda: Run.new(session_id=""),
         lambda: a_run(input="text"),
@@ -271,11 +290,129 @@ def test_an_unknown_type_has_its_code():
     assert caught.value.details["value"] == "run_exploded"
 
 
+OWN_TYPES = ["myapp.thought", "openai.item", "a.b.c_1.2", f"a.{'b' * 126}"]
+NO_TYPES = ["", "thought", "Myapp.thought", "myapp.", ".thought", "1.a", "a b.c", "a.b\n", "a.ключ", f"a.{'b' * 127}", 5, None]
+
+
+@pytest.mark.parametrize("type_", OWN_TYPES)
+def test_a_type_of_ones_own_has_a_dot_and_stays_text(type_):
+    event = an_event(type=type_)
+    assert event.type == type_
+    assert type(event.type) is str
+    assert Event.from_map(event.to_map()) == Event.receive(event.to_fields()) == Event.read(event.to_fields()) == event
+
+
+@pytest.mark.parametrize("type_", NO_TYPES)
+def test_a_type_that_is_none_is_told_the_way_out(type_):
+    with pytest.raises(Error) as caught:
+        an_event(type=type_)
+    assert caught.value.code == "invalid_event_type"
+    assert "'myapp.thought'" in caught.value.message
+
+
 def test_a_time_becomes_utc():
     given = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     kept = an_event(timestamp=given).timestamp
     assert kept == given
     assert kept.tzinfo is UTC
+
+
+# -- What another version stored or sent --------------------------------------------------------------------------------
+
+
+NEWER = [
+    (a_session, {"status": "archived", "folder": "a"}),
+    (a_run, {"status": "waiting", "parts": [1]}),
+    (an_event, {"type": "tool_call_progress", "weight": 1.5}),
+]
+
+
+@pytest.mark.parametrize(("make", "news"), NEWER)
+def test_what_a_later_version_knows_is_refused_where_it_is_made_and_passes_where_it_is_read(make, news):
+    value = make()
+    kind, fields = type(value), value.to_fields() | news
+    name, word = next(iter(news.items()))
+    with pytest.raises(Error):
+        make(**{name: word})
+    for strict in (kind.from_fields, lambda given: kind.from_map(value.to_map() | given)):
+        for part in news:
+            with pytest.raises(Error):
+                strict(value.to_fields() | {part: news[part]} if strict == kind.from_fields else {part: news[part]})
+    for take in (kind.receive, kind.read):
+        taken = take(fields)
+        assert getattr(taken, name) == word
+        assert type(getattr(taken, name)) is str
+        assert taken.to_fields() == value.to_fields() | {name: word}
+
+
+def test_what_is_known_is_a_member_wherever_it_comes_from():
+    for make, kind, name in [(a_session, SessionStatus, "status"), (a_run, RunStatus, "status"), (an_event, EventType, "type")]:
+        for member in kind:
+            value = make(**{name: member})
+            fields = value.to_fields() | {name: str(member)}
+            for take in (type(value).from_fields, type(value).receive, type(value).read):
+                assert getattr(take(fields), name) is member
+
+
+STORED = [
+    (a_session(), {"id": "x" * 3000, "agent_id": "", "status": "", "tags": [1, None]}),
+    (a_session(), {"metadata": None, "context": {"deep": [{"nan": float("inf")}]}}),
+    (a_run(), {"turn_count": -1, "cost_usd": float("inf"), "provider": "a\0"}),
+    (an_event(), {"type": "Not A Type", "schema_version": 0, "sequence_number": 0, "run_id": "ж" * 3000}),
+]
+
+
+@pytest.mark.parametrize(("value", "odd"), STORED)
+def test_what_is_stored_is_read_whatever_a_caller_may_give(value, odd):
+    read = type(value).read(value.to_fields() | odd).to_fields()
+    expected = odd | {name: {} for name, item in odd.items() if item is None and name == "metadata"}
+    assert {name: read[name] for name in odd} == expected
+
+
+def test_what_could_not_be_sent_on_is_shown():
+    stored = {"large": 2**70, "text": "a\ud800", "in": [{"a list": [2**64, 1]}], "\ud800": -(2**63)}
+    read = Event.read(an_event().to_fields() | {"data": stored})
+    assert read.data == {"large": str(2**70), "text": "a?", "in": [{"a list": [str(2**64), 1]}], "?": -(2**63)}
+    assert type(read.data["in"][0]) is FrozenMap
+    assert type(read.data["in"][0]["a list"]) is FrozenList
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"id": None}, {"id": 5}, {"type": 5}, {"timestamp": "2026"}, {"timestamp": None}, {"data": []}, {"sequence_number": "1"}],
+    ids=repr,
+)
+def test_what_is_no_value_at_all_is_refused_wherever_it_comes_from(wrong):
+    for take in (Event.from_fields, Event.receive, Event.read):
+        with pytest.raises(Error):
+            take(an_event().to_fields() | wrong)
+    for take in (Event.from_fields, Event.receive, Event.read):
+        for bad in (None, [], 5):
+            with pytest.raises(Error):
+                take(bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"id": "x" * 1025}, {"run_id": "a\0"}, {"type": "No Type"}, {"data": {"a": float("nan")}}, {"schema_version": 0}],
+    ids=repr,
+)
+def test_what_another_process_wants_stored_keeps_the_limits(bad):
+    with pytest.raises(Error):
+        Event.receive(an_event().to_fields() | bad)
+
+
+def test_what_was_read_can_be_changed_without_a_second_look_at_the_rest():
+    session = Session.read(a_session().to_fields() | {"status": "archived", "id": "x" * 3000})
+    assert session.changed(tags=["a"]).status == "archived"
+    assert session.changed(tags=["a"]).updated_at > session.updated_at
+    assert session.changed(updated_at=session.created_at) == session
+    assert session.update_status("active").status is SessionStatus.ACTIVE
+    run = Run.read(a_run().to_fields() | {"status": "waiting"})
+    assert run.increment_turn().changed(provider="p").status == "waiting"
+    for bad in ({"status": "flying"}, {"tags": "a"}, {"unknown": 1}):
+        with pytest.raises(Error):
+            session.changed(**bad)
 
 
 # -- Immutability ---------------------------------------------------------------------------------------------------

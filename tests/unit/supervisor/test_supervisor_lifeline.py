@@ -133,12 +133,34 @@ def test_a_closed_other_end_is_no_error(pipe):
     assert not theirs.write(encode("x"))
 
 
-def test_a_child_says_ready_once(pipe):
+def test_a_child_may_wait_and_be_ready_any_number_of_times(pipe):
     ours, lifeline = End(pipe[0]), Lifeline("a", pipe[1])
-    lifeline.ready({"port": 1})
-    lifeline.ready({"port": 2})
+    said = [("waiting", {"message": "away"}), ("ready", {"port": 1})] * 2
+    for word, info in said:
+        getattr(lifeline, word)(info)
+        assert lifeline.told == word
+    assert ours.read(everything=True) == said
+
+
+@pytest.mark.parametrize("first", ["waiting", None])
+def test_a_child_that_has_failed_says_nothing_more(pipe, first):
+    ours, lifeline = End(pipe[0]), Lifeline("a", pipe[1])
+    if first:
+        lifeline.waiting({"message": "away"})
+    lifeline.failed({"code": "x", "message": "wrong"})
+    lifeline.ready()
+    lifeline.waiting({"message": "away"})
+    lifeline.failed({"code": "y", "message": "late"})
+    assert [word for word, _ in ours.read(everything=True)] == [*([first] if first else []), "failed"]
+    assert lifeline.told == "failed"
+
+
+def test_a_child_that_is_ready_has_come_up_whatever_happens_then(pipe):
+    ours, lifeline = End(pipe[0]), Lifeline("a", pipe[1])
+    lifeline.ready()
     lifeline.failed({"code": "x", "message": "late"})
-    assert ours.read(everything=True) == [("ready", {"port": 1})]
+    assert ours.read(everything=True) == [("ready", {})]
+    assert lifeline.told == "ready"
 
 
 def test_a_child_that_has_nothing_fit_to_say_is_told_so(pipe):

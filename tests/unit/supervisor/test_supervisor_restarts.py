@@ -22,9 +22,9 @@ def test_jitter_only_shortens():
     assert backoff.delay(2, 0.999) == pytest.approx(0.75, abs=0.001)
 
 
-@pytest.mark.parametrize(("before", "ready_for", "after"), [(0, None, 1), (3, None, 4), (3, 9.9, 4), (3, 10, 1), (3, 11, 1)])
-def test_a_streak_ends_when_the_child_was_stable(before, ready_for, after):
-    assert Backoff(stable=10).streak(before, ready_for) == after
+@pytest.mark.parametrize(("before", "up_for", "after"), [(0, None, 1), (3, None, 4), (3, 9.9, 4), (3, 10, 1), (3, 11, 1)])
+def test_a_streak_ends_when_the_child_was_stable(before, up_for, after):
+    assert Backoff(stable=10).streak(before, up_for) == after
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_a_process_is_started_only_when_there_is_none():
         ("stopped stopped", 0),
         ("starting stopped", None),
         ("ready stopped stopped", 1),
+        ("waiting stopped stopped", 1),
         ("backoff stopped", None),
         ("stopping stopped", None),
         ("ready ready", None),

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asm.wire import scan
 from asm.wire.frames import FrameError, Splitter, frame
 from asm.wire.messages import MessageError, Packer, decode_checked, decode_params, read_head, read_refusal
-from asm.wire.scan import MAX_VALUES, _too_many, check
+from asm.wire.scan import MAX_VALUES, check, values_in
 from asm.wire.streams import read_stream, streamed
 
 SCALARS = (
@@ -40,11 +39,11 @@ def size_of(value):
 def test_every_value_passes_and_its_values_are_counted(value):
     packed = msgpack.packb(value)
     check(packed, 0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "MAX_VALUES", size_of(value))
-        assert not _too_many(packed, 0)
-        patch.setattr(scan, "MAX_VALUES", size_of(value) - 1)
-        assert _too_many(packed, 0)
+    size = size_of(value)
+    assert values_in(packed, 0) == values_in(packed, 0, size) == values_in(packed, 0, size + 5) == size
+    if size > 1:
+        assert values_in(packed, 0, size - 1) == size
+    assert values_in(b"before" + packed, 6) == size
 
 
 @pytest.mark.parametrize("length", [0, 31, 32, 255, 256, 65535, 65536])
@@ -57,7 +56,7 @@ def test_every_encoding_of_a_length(kind, length):
         dict: {str(number): None for number in range(length)},
         msgpack.ExtType: msgpack.ExtType(5, bytes(length)),
     }[kind]
-    assert not _too_many(msgpack.packb([value, 1.5, 2**40]), 0)
+    assert values_in(msgpack.packb([value, 1.5, 2**40]), 0) == 3 + size_of(value)
     assert decode_checked(msgpack.packb(value), 0) == value
 
 
