@@ -11,34 +11,27 @@ function may be called more than once, and must change nothing but the database.
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
-from asm.adapters.sql import postgres, sqlite
+from asm.adapters.sql import postgres, sqlite, urls
 from asm.adapters.sql.failures import Failure, Trouble
-from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["Database", "Patience", "parse_url"]
+__all__ = ["Database", "Patience"]
 
 T = TypeVar("T")
-
-DRIVERS: Final = {"sqlite": "pysqlite", "postgresql": "psycopg"}
-"""The databases that can be used, and the driver of each."""
-
-PARTICULARS: Final[dict[str, ModuleType]] = {"sqlite": sqlite, "postgresql": postgres}
-"""Where the particulars of each are. All of the modules have the same functions."""
 
 PAUSE: Final = 0.01
 """Seconds between two attempts at a lock. Nobody tells when another process gives it back."""
@@ -46,38 +39,12 @@ PAUSE: Final = 0.01
 ATTEMPTS: Final = 3
 """How many times something is repeated because the connection broke, or because somebody else wrote at the same time."""
 
+CONNECTING: Final = 1.0
+"""Seconds after which nobody tries to connect again. One attempt at a server that does not answer takes longer."""
+
 ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 HIDDEN: Final = "***"
-
-
-def parse_url(url: Any) -> URL:
-    """Check the URL of a database, and name its driver.
-
-    :raises Error: ``validation_error``, which never shows the URL itself because that may hold a password;
-        ``dependency_not_available`` when its driver is not installed.
-    """
-    text = checks.identifier(url, "url")
-    try:
-        parsed = make_url(text)
-    except (SQLAlchemyError, ValueError):
-        parsed = None
-    if parsed is None:
-        checks.refuse(
-            "url", "is no URL of a database; one looks like sqlite:///path/to/file.db or postgresql://user:password@host/name"
-        )
-    backend, _, driver = parsed.drivername.partition("+")
-    backend = "postgresql" if backend == "postgres" else backend
-    if driver not in ("", DRIVERS.get(backend)) or backend not in DRIVERS:
-        known = ", ".join(f"{name}:// ({driver})" for name, driver in DRIVERS.items())
-        checks.refuse("url", f"begins with {parsed.drivername!r}, which is not supported; use one of: {known}")
-    particulars = PARTICULARS[backend]
-    if backend == "postgresql" and importlib.util.find_spec(DRIVERS[backend]) is None:
-        package, remedy = DRIVERS[backend], 'pip install "asm-store[postgres]"'
-        message = f"{backend} needs the package {package!r}, which is not installed; to install: {remedy}"
-        raise Error("dependency_not_available", message, details={"package": package, "install": remedy})
-    checked: URL = particulars.check_url(parsed)
-    return checked.set(drivername=f"{backend}+{DRIVERS[backend]}")
 
 
 class Patience:
@@ -88,7 +55,8 @@ class Patience:
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
-        self._attempts = 0
+        self._connecting = time.monotonic() + CONNECTING
+        self._attempts = {Trouble.FINAL: 0, Trouble.UNFIT: 1}
 
     def allows(self, trouble: Trouble) -> bool:
         """Tell whether to try again, after a pause where one is needed."""
@@ -97,33 +65,41 @@ class Patience:
                 return False
             time.sleep(PAUSE)
             return True
-        self._attempts += 1
-        return trouble is not Trouble.FINAL and self._attempts <= ATTEMPTS
+        left = self._attempts.setdefault(trouble, ATTEMPTS)
+        self._attempts[trouble] = left - 1
+        return left > 0 and (trouble is not Trouble.AWAY or time.monotonic() < self._connecting)
 
 
 class Database:
     """One database.
 
-    :param url: from :func:`parse_url`. A SQLite file and its directories are made if they are missing.
+    :param url: from :func:`~asm.adapters.sql.urls.parse_url`. A SQLite file and its directories are made if they are missing.
     :param patience: seconds to wait for a lock that another process holds.
     :param readers: how many connections those who read keep; with PostgreSQL, the most that they use.
-    :raises Error: ``storage_connection_failed``, or another storage error that tells why it cannot be used.
+    :param prepared: whether statements are prepared under names on a PostgreSQL server.
+    :param listen_url: where a PostgreSQL server is listened to, if that is another way than ``url``.
+    :raises Error: ``storage_connection_failed``, or another storage error that tells why it cannot be used; with ``away`` in
+        its details where it passes by itself.
     """
 
-    def __init__(self, url: URL, patience: float, readers: int = 5) -> None:
+    def __init__(
+        self, url: URL, patience: float, readers: int = 5, *, prepared: bool = False, listen_url: URL | None = None
+    ) -> None:
         self.backend = url.get_backend_name()
         self.patience = patience
-        self.name = url.difference_update_query([name for name in url.query if "password" in name]).render_as_string()
-        self._secrets = [str(url.password)] if url.password else []
-        self._particulars = PARTICULARS[self.backend]
+        self.name = urls.shown(url)
+        self.sender = os.urandom(8).hex()
+        """What this database calls itself in what it tells others of its appends."""
+        self._listen_url = url if listen_url is None else listen_url
+        self.listen_name = urls.shown(self._listen_url)
+        self._secrets = [*urls.secrets(url), *urls.secrets(self._listen_url)]
+        self._particulars = urls.PARTICULARS[self.backend]
+        self._generation = 0
+        """Counts how often connections turned out to be of no use, upon which none that is older is used again."""
         if self.backend == "sqlite":
             sqlite.make_file(Path(str(url.database)))
-        self._writer = self._engine(url, writing=True, readers=readers)
-        self._readers = self._engine(url, writing=False, readers=readers)
-        self.writer_pid: int | None = None
-        """The process of a PostgreSQL server that serves the connection that writes."""
-        if self.backend == "postgresql":
-            event.listen(self._writer, "connect", self._note_pid)
+        self._writer = self._engine(url, writing=True, readers=readers, prepared=prepared)
+        self._readers = self._engine(url, writing=False, readers=readers, prepared=prepared)
         try:
             self._patiently(lambda: self._writer.connect().close(), writing=True)
         except BaseException:
@@ -163,18 +139,23 @@ class Database:
 
         return self._patiently(attempt, writing=False)
 
-    def connect(self) -> Connection:
-        """Return a connection that commits every statement by itself and belongs to the caller alone, who closes it.
+    def ping(self) -> None:
+        """Ask the database for a sign of life.
 
-        :raises Error: as :meth:`write`.
+        :raises Error: why it gives none.
         """
+        pool = self._readers.pool
+        if isinstance(pool, QueuePool) and pool.checkedout() >= pool.size() > 0 and self.backend == "postgresql":
+            return  # all who may ask are asking already
+        self.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
 
-        def attempt() -> Connection:
-            connection = self._readers.connect()
-            connection.detach()
-            return connection
+    def listen(self) -> Connection:
+        """Connect to a PostgreSQL server to listen to it. The connection belongs to the caller, who closes it.
 
-        return self._patiently(attempt, writing=False)
+        :raises SQLAlchemyError: when that failed.
+        """
+        engine = create_engine(self._listen_url, poolclass=NullPool, **postgres.listening(self._listen_url))
+        return engine.connect()
 
     def close(self) -> None:
         """Close the connections, the writer's last: the last to leave a SQLite database tidies it up, and must be able to."""
@@ -188,8 +169,12 @@ class Database:
         found: Trouble = self._particulars.trouble(error)
         return found
 
-    def error(self, error: BaseException, *, writing: bool) -> BaseException:
-        """Return what to raise for what an attempt raised: an error of ours, with the cause chained."""
+    def error(self, error: BaseException, *, writing: bool, name: str | None = None) -> BaseException:
+        """Return what to raise for what an attempt raised: an error of ours, with the cause chained.
+
+        :param name: what to call the database.
+        """
+        name = self.name if name is None else name
         if not isinstance(error, SQLAlchemyError):
             return error
         cause = self._without_secrets(str(getattr(error, "orig", None) or error))
@@ -199,25 +184,42 @@ class Database:
         elif meaning is None:
             code = "storage_write_failed" if writing else "storage_read_failed"
             meaning = Failure(code, "refused", f"refused to {'write' if writing else 'read'}")
-        details = {"reason": meaning.reason, "database": self.name, "cause": cause}
-        made = Error(meaning.code, f"the database {self.name} {meaning.sentence}: {cause}", details=details)
+        details: dict[str, Any] = {"reason": meaning.reason, "database": name, "cause": cause}
+        if meaning.away:
+            details["away"] = True
+        made = Error(meaning.code, f"the database {name} {meaning.sentence}: {cause}", details=details)
         made.__cause__ = error
         return made
 
-    def _engine(self, url: URL, *, writing: bool, readers: int) -> Engine:
+    def _engine(self, url: URL, *, writing: bool, readers: int, prepared: bool) -> Engine:
         """Make one of the two engines."""
         engine = create_engine(
             url,
             poolclass=QueuePool,
             json_serializer=ENCODER.encode,
             hide_parameters=True,  # what users store does not belong into tracebacks
-            **self._particulars.options(url, self.patience, writing=writing, readers=readers),
+            execution_options={"sender": self.sender},
+            **self._particulars.options(url, self.patience, writing=writing, readers=readers, prepared=prepared),
         )
-        self._particulars.prepare(engine, self.patience, writing=writing)
-        return engine
+        self._particulars.prepare(engine, self.patience, writing=writing, prepared=prepared)
 
-    def _note_pid(self, connection: Any, _record: Any) -> None:
-        self.writer_pid = connection.info.backend_pid
+        @event.listens_for(engine, "connect")
+        def connected(_connection: Any, record: Any) -> None:
+            record.info["generation"] = self._generation
+
+        @event.listens_for(engine, "checkout")
+        def checked_out(_connection: Any, record: Any, _proxy: Any) -> None:
+            if record.info["generation"] != self._generation:
+                raise DisconnectionError
+
+        @event.listens_for(engine, "handle_error")
+        def failed(context: ExceptionContext) -> None:
+            if context.sqlalchemy_exception and self.trouble(context.sqlalchemy_exception) is Trouble.UNFIT:
+                # Those who read may be connected to what is of no use, too, and would not notice.
+                self._generation += 1
+                context.is_disconnect = True
+
+        return engine
 
     def _patiently(self, attempt: Callable[[], T], *, writing: bool) -> T:
         """Make the attempt until it succeeds, or there is no use in another."""

@@ -14,6 +14,8 @@ class Trouble(Enum):
     BUSY = "somebody else holds a lock"
     CONFLICT = "somebody else wrote at the same time, and this transaction was given up"
     LOST = "the connection broke"
+    AWAY = "no connection could be made"
+    UNFIT = "the connection is of no use any more, and another may be: what was so when it was made is not so now"
     FINAL = "another attempt would fail, too"
 
 
@@ -24,6 +26,8 @@ class Failure(NamedTuple):
     reason: str
     sentence: str
     """What happened, in words that fit behind the name of the database."""
+    away: bool = False
+    """Whether it passes when the database is back. Otherwise something is wrong that somebody has to mend."""
 
 
 WRITE_FAILED: Final = Failure("storage_write_failed", "io_error", "cannot be written: the disk fails or is full")

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, inspect, text
 
-from asm.adapters.sql.engine import Database, parse_url
+from asm.adapters.sql.engine import Database
+from asm.adapters.sql.urls import parse_url
 from asm.core.errors import Error
 
 __all__ = ["MIGRATIONS", "VERSIONS", "VERSION_TABLE", "Migrate", "migrate", "require"]

@@ -9,6 +9,7 @@ read is one statement and needs no transaction.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -45,22 +46,27 @@ MISSING: Final = ("no such table", "no such column", "has no column")
 """How SQLite says that tables or columns are missing: the code is that of any error in SQL."""
 
 
-def check_url(url: URL) -> URL:
+def check_url(url: URL, text: str, field: str) -> URL:
     """Check that the URL is of a file that can be written to, or could be made; return it with an absolute path.
+
+    :param text: the URL as it was given: what it means in the eyes of others may be another file.
 
     :raises Error: ``validation_error``.
     """
     form = "sqlite:///relative/path.db or sqlite:////absolute/path.db"
     if url.host or url.username or url.port:
-        checks.refuse("url", f"has no file: the path begins after the third slash, as in {form}")
+        checks.refuse(field, f"has no file: the path begins after the third slash, as in {form}")
     if not url.database or ":memory:" in url.database:
-        checks.refuse("url", f'names no file; it must be {form}. To keep sessions in memory only, use the store "memory"')
-    if url.database.startswith("file:") or url.query:
-        checks.refuse("url", f"must be {form}, without parameters")
+        checks.refuse(field, f'names no file; it must be {form}. To keep sessions in memory only, use the store "memory"')
+    if url.database.startswith("file:") or "?" in text:
+        checks.refuse(field, f'must be {form}, without parameters; a path with a "?" cannot be used, choose another')
+    if found := re.search("%[0-9A-Fa-f]{2}", text):
+        problem = f"has {found[0]!r}, which some take for one character and some for three"
+        checks.refuse(field, f"{problem}: write the character itself, or choose another path")
     path = Path(url.database)
-    check_place(path.parent, "url")
+    check_place(path.parent, field)
     if path.exists() and not path.is_file():
-        checks.refuse("url", f"names {path}, which is no file", path=str(path))
+        checks.refuse(field, f"names {path}, which is no file", path=str(path))
     return url.set(database=str(path.absolute()))
 
 
@@ -81,7 +87,7 @@ def make_file(path: Path) -> None:
         ) from error
 
 
-def options(_url: URL, _patience: float, *, writing: bool, readers: int) -> dict[str, Any]:
+def options(_url: URL, _patience: float, *, writing: bool, readers: int, prepared: bool = False) -> dict[str, Any]:  # noqa: ARG001
     """Return what an engine is made with. Those who read are as many as there are: a file refuses none."""
     return {
         "connect_args": {"timeout": BUSY_SLICE, "check_same_thread": False},
@@ -91,7 +97,7 @@ def options(_url: URL, _patience: float, *, writing: bool, readers: int) -> dict
     }
 
 
-def prepare(engine: Engine, _patience: float, *, writing: bool) -> None:
+def prepare(engine: Engine, _patience: float, *, writing: bool, prepared: bool = False) -> None:  # noqa: ARG001
     """Have every connection of an engine set up. Whoever waits for a lock asks for it again and again.
 
     :param writing: whether the connections write, or are to refuse writing.
@@ -128,8 +134,11 @@ def _set_up(connection: sqlite3.Connection, *, writing: bool) -> None:
 
 def trouble(error: BaseException) -> Trouble:
     """Tell what may be done about an error of SQLAlchemy's."""
-    if _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    code = _primary_code(error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Trouble.BUSY
+    if code == sqlite3.SQLITE_READONLY:  # what a connection learnt of its file when it was made, it never looks up again
+        return Trouble.UNFIT
     return Trouble.CONFLICT if isinstance(error, IntegrityError) else Trouble.FINAL
 
 

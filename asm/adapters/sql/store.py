@@ -12,11 +12,12 @@ from sqlalchemy import Connection, Select, select
 
 from asm.adapters.appends import Appends
 from asm.adapters.base import Adapter
-from asm.adapters.sql.engine import Database, parse_url
+from asm.adapters.sql.engine import Database
 from asm.adapters.sql.listener import Listener
 from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
 from asm.adapters.sql.tables import events, runs, sequences, sessions
+from asm.adapters.sql.urls import parse_url
 from asm.adapters.sql.writer import Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
 from asm.core import checks
@@ -48,15 +49,36 @@ class SqlSessionStore(Adapter):
     :param migrate: whether a PostgreSQL database whose tables are missing or old is migrated (``"auto"``) or refused
         (``"check"``). A SQLite file always is.
     :param pool_size: how many connections to a PostgreSQL database those who read may use. One more writes, one listens.
+    :param prepared_statements: whether a PostgreSQL server keeps statements prepared, which saves it some work. Not for a
+        connection that leads through a pooler in transaction mode (PgBouncer, …), as any may: it would mix them up.
+    :param listen_url: where to listen for the appends of others, when ``url`` leads through such a pooler: a URL that leads to
+        the server itself. Without it, whoever waits there looks again every second.
     :raises Error: ``validation_error``; ``migration_required``, which names the command to run; or a storage error that
         tells why the database cannot be used.
     """
 
-    def __init__(self, *, url: str, busy_timeout: float = 4.0, migrate: Migrate = "check", pool_size: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        busy_timeout: float = 4.0,
+        migrate: Migrate = "check",
+        pool_size: int = 8,
+        prepared_statements: bool = False,
+        listen_url: str | None = None,
+    ) -> None:
         # Named, because a subclass may take more options.
-        SqlSessionStore.preflight(url=url, busy_timeout=busy_timeout, migrate=migrate, pool_size=pool_size)
+        SqlSessionStore.preflight(
+            url=url,
+            busy_timeout=busy_timeout,
+            migrate=migrate,
+            pool_size=pool_size,
+            prepared_statements=prepared_statements,
+            listen_url=listen_url,
+        )
         self.appends = Appends()
-        self._database = Database(parse_url(url), busy_timeout, pool_size)
+        listening = None if listen_url is None else parse_url(listen_url, "listen_url")
+        self._database = Database(parse_url(url), busy_timeout, pool_size, prepared=prepared_statements, listen_url=listening)
         try:
             require(self._database, migrate)
         except BaseException:
@@ -79,11 +101,25 @@ class SqlSessionStore(Adapter):
             self.appends.announce(None)
             self._database.close()
 
+    def ping(self) -> None:
+        """Tell whether the store could serve now.
+
+        :raises Error: why it could not; with ``away`` in its details where that passes by itself.
+        """
+        self.require_open()
+        self._database.ping()
+
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check the options, and that a SQLite file can be written to or could be made."""
         super().preflight(**options)
-        parse_url(options["url"])
+        parsed = parse_url(options["url"])
+        if options.get("listen_url") is not None:
+            listening = parse_url(options["listen_url"], "listen_url")
+            if {parsed.get_backend_name(), listening.get_backend_name()} != {"postgresql"}:
+                checks.refuse("listen_url", "is for PostgreSQL: leave it out, or give both URLs as postgresql://…")
+        if not isinstance(options.get("prepared_statements", False), bool):
+            checks.refuse("prepared_statements", f"must be true or false, not {checks.shown(options['prepared_statements'])}")
         if checks.amount(options.get("busy_timeout", 0.0), "busy_timeout") < 0:
             checks.refuse("busy_timeout", f"must be a number of seconds, 0 or greater, not {options['busy_timeout']}")
         if options.get("migrate", "check") not in get_args(Migrate):

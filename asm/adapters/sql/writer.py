@@ -148,7 +148,7 @@ class Writer:
                     continue
                 if trouble is Trouble.BUSY:
                     self._expire(group, error)
-                elif committing or len(group) == 1 or self._is_away(error):
+                elif committing or len(group) == 1 or trouble in (Trouble.LOST, Trouble.AWAY, Trouble.UNFIT):
                     self._refuse(group, error)
                 else:
                     self._commit(group[: len(group) // 2])
@@ -168,11 +168,6 @@ class Writer:
         self._refuse([item for item in group if item.since <= oldest], error)
         if others := [item for item in group if item.since > oldest]:
             self._commit(others)
-
-    def _is_away(self, error: Exception) -> bool:
-        """Tell whether the database cannot be reached, so that parts of the group would fare no better."""
-        meaning = self._database.error(error, writing=True)
-        return isinstance(meaning, Error) and meaning.code == "storage_connection_failed"
 
     def _refuse(self, group: Sequence[_Pending], error: Exception, **details: str) -> None:
         for item in group:

@@ -33,10 +33,7 @@ IDS: Final = 500
 """How many ids are looked up, or sessions counted, with one statement. Databases limit its parameters."""
 
 CHANNEL: Final = "asm_events"
-"""Where PostgreSQL tells of appends."""
-
-PAYLOAD: Final = 7900
-"""The most bytes of a session's id that a notification carries. PostgreSQL's limit is just below 8,000."""
+"""Where PostgreSQL tells of appends. A notification has at most 8,000 bytes, and an id 1,024."""
 
 
 def _nothing(_stored: list[Event]) -> None:
@@ -137,10 +134,11 @@ def _reserve(connection: Connection, needs: Mapping[str, int]) -> dict[str, int]
 
 
 def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
-    """Have PostgreSQL tell every listener of the appends when they are committed."""
+    """Have PostgreSQL tell every listener of the appends when they are committed: who made them, and to which session."""
     if connection.dialect.name != "postgresql":
         return
-    told = sorted({session_id if len(session_id.encode()) <= PAYLOAD else "" for session_id in session_ids})
+    sender = connection.get_execution_options()["sender"]
+    told = [f"{sender} {session_id}" for session_id in sorted(set(session_ids))]
     payloads = bindparam("payloads", told, type_=postgresql.ARRAY(postgresql.TEXT()))
     connection.execute(select(func.pg_notify(CHANNEL, func.unnest(payloads))))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from asm.adapters.sql.engine import parse_url
+from asm.adapters.sql.urls import parse_url
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,8 @@ import sqlalchemy
 
 from asm.adapters import SqlSessionStore
 from asm.adapters.sql import sqlite, tables
-from asm.adapters.sql.engine import ATTEMPTS, Database, parse_url
+from asm.adapters.sql.engine import ATTEMPTS, Database
+from asm.adapters.sql.urls import parse_url
 from asm.core.errors import Error
 from asm.testing.samples import MOMENTS, at, event, refused, run, session
 
@@ -476,12 +477,52 @@ def test_a_full_database(store):
     assert store.append_event_with_sequence(event()).sequence_number == 2
 
 
-def test_a_database_that_may_not_be_written_to(store):
-    with store._database._writer.connect() as connection:
-        connection.connection.driver_connection.execute("PRAGMA query_only = ON")
-    with refused("storage_write_failed", reason="read_only"):
-        store.append_event(event())
-    assert store.get_events("ses") == []
+def test_a_database_that_may_not_be_written_to(store, path):
+    """As long as its header says so. What a connection learnt of that when it was made, it would never look up again."""
+
+    def allow(version):
+        with path.open("r+b") as file:
+            file.seek(18)
+            file.write(bytes([version]))
+
+    store.append_event(event())
+    store.close()
+    allow(3)
+    with SqlSessionStore(url=f"sqlite:///{path}") as reader:
+        with refused("storage_write_failed", reason="read_only"):
+            reader.append_event(event())
+        assert len(reader.get_events("ses")) == 1
+        allow(2)
+        assert reader.append_event_with_sequence(event()).sequence_number == 2
+
+
+def test_a_file_whose_mode_keeps_writers_out_for_a_while(start):
+    """Made read-only before the store is opened, and given back while it runs."""
+    program = """
+    import os, tempfile
+    directory = tempfile.mkdtemp()
+    path = f"{directory}/sessions.db"
+    with SqlSessionStore(url=f"sqlite:///{path}") as store:
+        store.append_event(Event.new(type="message_sent", session_id="ses"))
+    if os.geteuid() == 0:  # whom no mode keeps out
+        for item in (directory, path):
+            os.chown(item, 65534, 65534)
+        os.setgid(65534)
+        os.setuid(65534)
+    os.chmod(path, 0o400)
+    with SqlSessionStore(url=f"sqlite:///{path}") as store:
+        try:
+            store.append_event(Event.new(type="message_sent", session_id="ses"))
+        except Error as error:
+            say(error.code, error.details["reason"], len(store.get_events("ses")))
+        os.chmod(path, 0o600)
+        say(store.append_event_with_sequence(Event.new(type="message_sent", session_id="ses")).sequence_number)
+    os.unlink(path)
+    os.rmdir(directory)
+    """
+    reader = start(program)
+    assert reader.hear() == ["storage_write_failed", "read_only", "1"]
+    assert reader.hear() == ["2"]
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):

@@ -16,9 +16,10 @@ from sqlalchemy import make_url
 
 from asm.adapters import SqlSessionStore
 from asm.adapters.sql import schema
-from asm.adapters.sql.engine import Database, parse_url
+from asm.adapters.sql.engine import Database
 from asm.adapters.sql.schema import VERSION_TABLE, VERSIONS, migrate
 from asm.adapters.sql.tables import METADATA
+from asm.adapters.sql.urls import parse_url
 from asm.core.errors import Error
 from asm.testing.samples import event, refused
 
