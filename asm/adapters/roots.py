@@ -74,6 +74,8 @@ def examine(path: Path, *, create: bool) -> str | None:
     noted = _noted(path)
     found = _marker(path)
     names = set() if found is not None else _names(path)
+    if MARKER in names:  # another process has made the store since then
+        found = _marker(path)
     if found is not None:
         if set(noted.values()) - {found, None}:
             raise _away(path, f"it is another store than the one that was there; mount or restore that. {_forget(noted)}")
