@@ -26,20 +26,34 @@ class Adapter:
     artifact that moves in pieces is put and opened in a thread in any case."""
 
     closed: bool = False
-    """Whether :meth:`close` was called."""
+    """Whether :meth:`close` was called, or the store is another process's."""
+
+    _inherited: bool = False
+    """Whether it is that of the process from which this one was forked."""
 
     def close(self) -> None:
         """Give back what the store holds. Closing twice is no error; calls that come after it are refused."""
         self.closed = True
 
     def require_open(self) -> None:
-        """Refuse a call that comes after :meth:`close`.
+        """Refuse a call that comes after :meth:`close`, or in a process that was forked from the one that opened the store.
 
-        :raises Error: ``storage_error`` with the reason ``closed``.
+        :raises Error: ``storage_error`` with the reason ``closed`` or ``forked``.
         """
         if self.closed:
             name = type(self).__name__
+            if self._inherited:
+                problem = f"this {name} was opened before this process was forked, and is its parent's; open it anew here"
+                raise Error("storage_error", problem, details={"reason": "forked"})
             raise Error("storage_error", f"this {name} is closed; make a new one", details={"reason": "closed"})
+
+    def _forked(self) -> None:
+        """Leave the store to the parent, in a forked process that was promised to be told (:mod:`asm.core.forks`).
+
+        Nothing of it is closed here: its threads are not in this process, and its connections are in use in the other.
+        """
+        if not self.closed:
+            self.closed = self._inherited = True
 
     @classmethod
     def preflight(cls, **options: Any) -> None:

@@ -34,6 +34,7 @@ from asm.adapters.s3.objects import LONGEST, ObjectReader, ObjectSource, damaged
 from asm.adapters.s3.uploads import RecordedClient, reclaim, this_process
 from asm.chunks import CHUNK
 from asm.core.errors import Error
+from asm.core.forks import tell_of_forks
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
 from asm.ports import ArtifactInfos, ArtifactStore, Data
@@ -122,6 +123,7 @@ class S3ArtifactStore(Adapter):
             self._client.close()
             raise
         self._lookers = ThreadPoolExecutor(LOOKS, thread_name_prefix="s3-list")
+        tell_of_forks(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bucket={self._bucket!r}, prefix={self._objects.removesuffix('artifacts/')!r})"
