@@ -44,9 +44,7 @@ class Adapter:
         if self.closed:
             name = type(self).__name__
             if self._inherited:
-                problem = (
-                    f"this {name} was opened before this process was forked, and is its parent's; open it anew here"
-                )
+                problem = f"this {name} was opened before this process was forked, and is its parent's; open it anew here"
                 raise Error("storage_error", problem, details={"reason": "forked"})
             raise Error("storage_error", f"this {name} is closed; make a new one", details={"reason": "closed"})
 
