@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sqlite3
 import struct
 
 import msgpack
