@@ -327,7 +327,7 @@ EMBEDDINGS = [[0.5] * 1536] * 700
 
 def too_many():
     """Events with more values in them than a message may have, of which each could be sent."""
-    return [asm.Event.new(type="myapp.embedding", session_id="ses_1", data={"vector": vector}) for vector in EMBEDDINGS]
+    return [asm.Event.new(type="message_sent", session_id="ses_1", data={"vector": vector}) for vector in EMBEDDINGS]
 
 
 def is_told_to_split(error):
@@ -369,7 +369,7 @@ def test_a_batch_of_too_many_values_is_refused_and_others_on_the_handle_go_on(tr
 
 
 def test_an_answer_of_more_values_than_a_message_may_bring_to_a_store_arrives(tree):
-    events = [asm.Event.new(type="myapp.bits", session_id="ses_1", data={"bits": [1] * 600_000}) for _ in range(2)]
+    events = [asm.Event.new(type="message_sent", session_id="ses_1", data={"bits": [1] * 600_000}) for _ in range(2)]
 
     async def scenario():
         async with tree.aconnect(timeout=PATIENCE) as store:
