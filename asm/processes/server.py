@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -28,6 +27,7 @@ from asm._version import __version__
 from asm.core.errors import Error
 from asm.processes import loops
 from asm.processes.access import Access
+from asm.processes.descriptors import room_for_connections
 from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.processes.peers import Peer, Receiver
@@ -63,9 +63,6 @@ M_ARENA_MAX: Final = -8
 """The parameter of ``mallopt`` for the number of places to allocate from (``malloc.h`` of glibc)."""
 
 ARENAS: Final = 2
-
-FILES: Final = 256
-"""How many file descriptors are kept for what is no connection."""
 
 ORPHAN_DRAIN_SECONDS: Final = 0.5
 """The same when the parent is gone, and nobody would restart what the clients wait for."""
@@ -211,7 +208,7 @@ class Server:
         self._name = name
         self._access = access
         self._load = Load(limits)
-        self._connections = min(limits.connections, _make_room(limits.connections))
+        self._connections = room_for_connections(limits.connections)
         self._peers: set[Peer] = set()
         self._calls = 0
         self._failures = 0
@@ -454,16 +451,6 @@ class Accepted(Peer):
         """Make room for another one."""
         self._load.peers -= self._taken
         super().connection_lost(exc)
-
-
-def _make_room(connections: int) -> int:
-    """Raise the limit of open files, as far as that is allowed; return for how many connections it leaves room."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + FILES
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(soft - FILES, 1)
 
 
 KEEP_THE_NAME: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}

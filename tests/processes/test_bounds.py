@@ -1,6 +1,8 @@
 """What one client may cost, and that the others do not pay for it."""
 
 import asyncio
+import contextlib
+import json
 import os
 import select
 import socket
@@ -8,6 +10,7 @@ import struct
 
 import msgpack
 import pytest
+from configurations import MEMORY, configuration
 
 import asm
 from asm.processes.limits import Limits
@@ -223,3 +226,37 @@ def test_a_read_that_failed_is_not_the_end(tree):
             for _ in range(2):
                 with pytest.raises(asm.StorageError):
                     file.read()
+
+
+FEW_FILES = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))"
+
+
+def test_few_open_files_are_said_at_the_start_and_most_of_them_are_for_connections(trees, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FEW_FILES)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    tree = trees(configuration(MEMORY), env={"PYTHONPATH": path}).wait_ready()
+    with contextlib.ExitStack() as connected:
+        stores = [connected.enter_context(tree.connect()) for _ in range(190)]
+        assert {store.get_latest_sequence("ses_1") for store in stores} == {0}
+        more = [connected.enter_context(tree.connect()) for _ in range(10)]
+        with pytest.raises(asm.StorageError) as caught:
+            [store.get_latest_sequence("ses_1") for store in more]
+        assert caught.value.details["reason"] == "overloaded"
+        assert {store.get_latest_sequence("ses_1") for store in stores} == {0}
+    assert tree.stop() == 0
+    said = [json.loads(line) for line in tree.stderr if "RLIMIT_NOFILE" in line]
+    assert sorted(line["child"] for line in said) == ["MyApp.Store", "dev.artifacts", "dev.sessions"]
+    for line in said:
+        assert line["level"] == "warning"
+        assert (
+            "(RLIMIT_NOFILE) is 256, which leaves room for 192 connections, and not 1024; to raise it to 1280" in line["event"]
+        )
+
+
+def test_a_supervisor_with_too_few_open_files_says_so(trees, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FEW_FILES.replace("256", "140"))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    tree = trees(configuration(MEMORY), env={"PYTHONPATH": path}).wait_ready()
+    assert tree.stop() == 0
+    (line,) = [line for line in map(json.loads, tree.stderr) if line["child"] == "dev" and "RLIMIT_NOFILE" in line["event"]]
+    assert "(RLIMIT_NOFILE) is 140, which leaves room for 1 children, and not 3; to raise it to 152" in line["event"]
