@@ -186,7 +186,7 @@ def test_the_tables_are_those_of_the_contract(store, path):
         "asm_sessions": list(session().to_fields()),
         "asm_runs": list(run().to_fields()),
         "asm_events": list(event().to_fields()),
-        "asm_session_sequences": ["session_id", "last_sequence", "updated_at"],
+        "asm_session_sequences": ["session_id", "last_sequence", "updated_at", "removed_through", "deleted_through"],
         "asm_artifacts": [
             "id",
             "session_id",
@@ -267,22 +267,35 @@ def test_a_database_of_the_original_may_hold_nulls(store, path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("status", "flying"),
-        ("created_at", "yesterday"),
-        ("metadata", "{"),
-        ("metadata", "[1]"),
-        ("tags", '{"a": 1}'),
-        ("agent_id", ""),
-    ],
+    ("column", "value"), [("created_at", "yesterday"), ("metadata", "{"), ("metadata", "[1]"), ("tags", '{"a": 1}')]
 )
-def test_a_row_that_holds_no_value_is_a_failure_to_read(store, path, column, value):
+def test_a_row_that_holds_no_value_keeps_none_beside_it_from_being_read(store, path, caplog, column, value):
+    store.save_session(session(id="ses"))
+    store.save_session(other := session(id="other"))
+    with raw(path) as connection:
+        connection.execute(f"UPDATE asm_sessions SET {column} = ? WHERE id = 'ses'", [value])
+    with refused("storage_read_failed", reason="malformed_row", id="ses"):
+        store.get_session("ses")
+    assert store.list_sessions() == [other]
+    assert "holds as 'ses' is no Session" in caplog.text
+
+
+@pytest.mark.parametrize(("column", "value"), [("status", "flying"), ("agent_id", ""), ("agent_id", "x" * 5000)])
+def test_what_a_later_version_stored_is_read_as_it_is(store, path, column, value):
     store.save_session(session(id="ses"))
     with raw(path) as connection:
         connection.execute(f"UPDATE asm_sessions SET {column} = ?", [value])
-    with refused("storage_read_failed", reason="malformed_row"):
-        store.get_session("ses")
+    assert [getattr(item, column) for item in store.list_sessions()] == [value]
+
+
+def test_a_type_of_event_and_a_column_that_are_not_known_are_passed_over(store, path):
+    stored = store.append_events([event(), event(), event()])
+    with raw(path) as connection:
+        connection.execute("ALTER TABLE asm_events ADD COLUMN mood TEXT")
+        connection.execute("UPDATE asm_events SET type = 'thought_of', mood = 'good' WHERE sequence_number = 2")
+    found = store.get_events("ses")
+    assert [item.type for item in found] == [stored[0].type, "thought_of", stored[2].type]
+    assert store.append_events(stored)[1].type == "thought_of"
 
 
 # -- All or nothing -------------------------------------------------------------------------------------------------
@@ -454,10 +467,12 @@ def test_what_is_no_database(path):
 
 
 def test_a_damaged_database(path):
+    SqlSessionStore(url=f"sqlite:///{path}").close()
+    sound = path.stat().st_size  # so much tells what tables there are; without that, nothing starts
     with SqlSessionStore(url=f"sqlite:///{path}") as store:
         store.append_events([event(data={"number": number, "text": "x" * 500}) for number in range(100)])
     content = bytearray(path.read_bytes())
-    content[4096 * 20 :] = b"\xff" * (len(content) - 4096 * 20)
+    content[sound:] = b"\xff" * (len(content) - sound)
     path.write_bytes(content)
     with SqlSessionStore(url=f"sqlite:///{path}") as store, refused("storage_read_failed", reason="corrupt"):
         store.get_events("ses")
@@ -579,7 +594,9 @@ def test_any_other_error_is_a_failure_to_read_or_write(store):
 
 def test_an_error_of_ours_rolls_back_and_comes_through(store):
     def write(connection):
-        connection.exec_driver_sql("INSERT INTO asm_session_sequences VALUES ('ses', 5, '')")
+        connection.exec_driver_sql(
+            "INSERT INTO asm_session_sequences (session_id, last_sequence, updated_at) VALUES ('ses', 5, '')"
+        )
         raise Error("cancelled", "enough")
 
     with refused("cancelled"):
