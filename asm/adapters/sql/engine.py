@@ -12,10 +12,12 @@ function may be called more than once, and must change nothing but the database.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -27,9 +29,12 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from asm.adapters.sql import postgres, sqlite, urls
 from asm.adapters.sql.failures import Failure, Trouble
+from asm.adapters.sql.files import Files, make_file
 from asm.core.errors import Error
 
 __all__ = ["Database", "Patience"]
+
+_log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -56,7 +61,7 @@ class Patience:
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
         self._connecting = time.monotonic() + CONNECTING
-        self._attempts = {Trouble.FINAL: 0, Trouble.UNFIT: 1}
+        self._attempts = {Trouble.FINAL: 0, Trouble.REPLACED: 0, Trouble.UNFIT: 1, Trouble.FULL: 1}
 
     def allows(self, trouble: Trouble) -> bool:
         """Tell whether to try again, after a pause where one is needed."""
@@ -96,8 +101,10 @@ class Database:
         self._particulars = urls.PARTICULARS[self.backend]
         self._generation = 0
         """Counts how often connections turned out to be of no use, upon which none that is older is used again."""
+        self._files: Files | None = None
         if self.backend == "sqlite":
-            sqlite.make_file(Path(str(url.database)))
+            make_file(Path(str(url.database)))
+            self._files = Files(str(url.database))
         self._writer = self._engine(url, writing=True, readers=readers, prepared=prepared)
         self._readers = self._engine(url, writing=False, readers=readers, prepared=prepared)
         try:
@@ -106,13 +113,19 @@ class Database:
             self.close()
             raise
 
-    def transaction(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
         """Begin a transaction on the connection that writes; leaving the block commits or rolls back.
 
         One at a time: a second one waits for the first to end. What the driver raises comes through as it is;
         see :meth:`trouble` and :meth:`error`.
+
+        :raises Error: when the database is not the one that was opened; at the end that means that nothing was kept.
         """
-        return self._writer.begin()
+        self._check_files(writing=True)
+        with self._writer.begin() as connection:
+            yield connection
+        self._check_files(writing=True)
 
     def write(self, function: Callable[[Connection], T]) -> T:
         """Call the function in a transaction, and return its result after the commit.
@@ -134,6 +147,7 @@ class Database:
         """
 
         def attempt() -> T:
+            self._check_files(writing=False)
             with self._readers.connect() as connection:
                 return function(connection)
 
@@ -147,7 +161,24 @@ class Database:
         pool = self._readers.pool
         if isinstance(pool, QueuePool) and pool.checkedout() >= pool.size() > 0 and self.backend == "postgresql":
             return  # all who may ask are asking already
-        self.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        question = "PRAGMA schema_version" if self.backend == "sqlite" else "SELECT 1"
+        self.read(lambda connection: connection.execute(text(question)).scalar())
+
+    def wal_bytes(self) -> int:
+        """Return how long the write-ahead log of a SQLite database is."""
+        return 0 if self._files is None else self._files.wal_bytes()
+
+    def make_room(self) -> None:
+        """Have a SQLite database write what is in its write-ahead log to its place, which takes less of a full disk.
+
+        By the thread that writes, between two transactions. What keeps it from that is no failure: it comes again.
+        """
+        try:
+            self._check_files(writing=True)
+            with self._writer.connect() as connection:
+                sqlite.checkpoint(connection.connection.driver_connection)  # type: ignore[arg-type]
+        except (Error, sqlite3.Error, SQLAlchemyError) as error:
+            _log.debug("the write-ahead log could not be emptied: %s", error)
 
     def listen(self) -> Connection:
         """Connect to a PostgreSQL server to listen to it. The connection belongs to the caller, who closes it.
@@ -164,6 +195,8 @@ class Database:
 
     def trouble(self, error: BaseException) -> Trouble:
         """Tell what may be done about what an attempt raised."""
+        if isinstance(error, Error) and error.details.get("reason") == "database_replaced":
+            return Trouble.REPLACED
         if not isinstance(error, SQLAlchemyError):
             return Trouble.FINAL
         found: Trouble = self._particulars.trouble(error)
@@ -197,6 +230,7 @@ class Database:
             url,
             poolclass=QueuePool,
             json_serializer=ENCODER.encode,
+            json_deserializer=_decoded,
             hide_parameters=True,  # what users store does not belong into tracebacks
             execution_options={"sender": self.sender},
             **self._particulars.options(url, self.patience, writing=writing, readers=readers, prepared=prepared),
@@ -206,6 +240,8 @@ class Database:
         @event.listens_for(engine, "connect")
         def connected(_connection: Any, record: Any) -> None:
             record.info["generation"] = self._generation
+            if writing and self._files is not None:
+                self._files.note()
 
         @event.listens_for(engine, "checkout")
         def checked_out(_connection: Any, record: Any, _proxy: Any) -> None:
@@ -221,6 +257,11 @@ class Database:
 
         return engine
 
+    def _check_files(self, *, writing: bool) -> None:
+        """See whether a SQLite database is the one that was opened."""
+        if self._files is not None:
+            self._files.check(writing=writing)
+
     def _patiently(self, attempt: Callable[[], T], *, writing: bool) -> T:
         """Make the attempt until it succeeds, or there is no use in another."""
         patience = Patience(time.monotonic() + self.patience)
@@ -228,11 +269,21 @@ class Database:
             try:
                 return attempt()
             except SQLAlchemyError as error:
-                if not patience.allows(self.trouble(error)):
+                if not patience.allows(trouble := self.trouble(error)):
                     raise self.error(error, writing=writing) from error
+                if trouble is Trouble.FULL:
+                    self.make_room()
 
     def _without_secrets(self, text: str) -> str:
         """Take passwords out of what a driver says. None is known to show one; it costs nothing to be sure."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
+        return text
+
+
+def _decoded(text: str) -> Any:
+    """Decode JSON. What is none stays text: only who reads the row can say which one it is in."""
+    try:
+        return json.loads(text)
+    except ValueError:
         return text

@@ -16,6 +16,8 @@ class Trouble(Enum):
     LOST = "the connection broke"
     AWAY = "no connection could be made"
     UNFIT = "the connection is of no use any more, and another may be: what was so when it was made is not so now"
+    FULL = "there is no room, unless what is written twice is written to its place"
+    REPLACED = "the database is not the one that was opened"
     FINAL = "another attempt would fail, too"
 
 

@@ -22,7 +22,7 @@ __all__ = ["MIGRATIONS", "VERSIONS", "VERSION_TABLE", "Migrate", "migrate", "req
 Migrate = Literal["auto", "check"]
 """What to do with a PostgreSQL database whose tables are missing or old: migrate it, or refuse it."""
 
-VERSIONS: Final = ("0001",)
+VERSIONS: Final = ("0001", "0002")
 """The versions of the tables, the oldest first. This program works with the last."""
 
 VERSION_TABLE: Final = "asm_schema_version"
@@ -33,8 +33,19 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 LOCK: Final = 0x61736D5F73716C
 """The number of the lock that a migration of PostgreSQL holds: ``asm_sql`` in ASCII."""
 
-LOCK_TIMEOUT: Final = "60s"
-"""How long a migration waits for another one, and for whoever uses the tables."""
+LOCK_TIMEOUT: Final = 60.0
+"""Seconds that a migration waits for another one, and for whoever uses the tables …"""
+
+LOCK_TIMEOUT_AT_START: Final = 10.0
+"""… and when a store is about to start, which has 30 seconds for all of it."""
+
+HOLDERS: Final = """
+SELECT DISTINCT a.pid, a.usename, a.application_name, a.state, date_trunc('second', a.xact_start)
+FROM pg_locks l JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
+WHERE l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database() AND (
+    starts_with(c.relname, 'asm_')
+    OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = :lock
+)"""
 
 _alembic_lock: Final = threading.Lock()
 """Alembic keeps what it works on in global variables."""
@@ -56,7 +67,7 @@ def migrate(url: str, *, sql: bool = False) -> str | None:
         if sql:
             return database.read(lambda connection: _script(connection, version)) if version != VERSIONS[-1] else ""
         if version != VERSIONS[-1]:
-            database.write(_upgrade)
+            _upgrade(database, LOCK_TIMEOUT)
         return None
     finally:
         database.close()
@@ -72,7 +83,7 @@ def require(database: Database, how: Migrate) -> None:
     if version == VERSIONS[-1]:
         return
     if how == "auto" or database.backend == "sqlite":
-        database.write(_upgrade)
+        _upgrade(database, LOCK_TIMEOUT_AT_START)
         return
     state = "has none of the tables" if version is None else f"has the tables of version {version}"
     message = f"the database {database.name} {state}, and version {VERSIONS[-1]} is needed; run: asmctl migrate CONFIG"
@@ -104,12 +115,38 @@ def _version(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _upgrade(connection: Connection) -> None:
-    """Migrate to the last version, in the transaction that has begun."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
-    _alembic(connection, "head")
+def _upgrade(database: Database, patience: float) -> None:
+    """Migrate to the last version.
+
+    :param patience: seconds to wait for a lock.
+    :raises Error: ``storage_error`` that says who keeps it from that.
+    """
+
+    def upgrade(connection: Connection) -> None:
+        if database.backend == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{patience}s'"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+        _alembic(connection, "head")
+
+    try:
+        database.write(upgrade)
+    except Error as error:
+        if error.details.get("reason") != "database_locked" or database.backend != "postgresql":
+            raise
+        holders = database.read(_holders)
+        message = (
+            f"the tables of the database {database.name} cannot be migrated, because they are locked by"
+            f" {'; '.join(holders) or 'somebody'}. End that, or run: asmctl migrate CONFIG"
+        )
+        raise Error(error.code, message, details=error.details | {"holders": holders}) from error
+
+
+def _holders(connection: Connection) -> list[str]:
+    """Return who holds locks that a migration of PostgreSQL waits for."""
+    rows = connection.execute(text(HOLDERS), {"lock": LOCK})
+    return [
+        f"process {pid} of {user} ({program or 'no name'}, {state}, since {since})" for pid, user, program, state, since in rows
+    ]
 
 
 def _script(connection: Connection, version: str | None) -> str:

@@ -8,7 +8,6 @@ read is one statement and needs no transaction.
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 from pathlib import Path
@@ -17,17 +16,20 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import IntegrityError
 
-from asm.adapters.directories import check_place, make_directories, sync_directory
+from asm.adapters.directories import check_place
 from asm.adapters.sql.failures import OUTDATED, READ_FAILED, WRITE_FAILED, Failure, Trouble
 from asm.adapters.sql.inherited import forget, watch
 from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["check_url", "failure", "make_file", "options", "prepare", "trouble"]
+__all__ = ["check_url", "checkpoint", "failure", "options", "prepare", "trouble"]
 
 BUSY_SLICE: Final = 0.1
 """Seconds that SQLite itself waits for a lock. How often that is repeated is up to the caller."""
 
+WAL_BYTES: Final = 16 * 1024 * 1024
+"""What the write-ahead log is cut to when it has grown beyond: while somebody reads for long it cannot begin anew, and grows.
+When nobody does, it has a quarter of that."""
 
 FAILURES: Final = {
     sqlite3.SQLITE_BUSY: Failure("storage_error", "database_locked", "is locked by another process"),
@@ -70,23 +72,6 @@ def check_url(url: URL, text: str, field: str) -> URL:
     return url.set(database=str(path.absolute()))
 
 
-def make_file(path: Path) -> None:
-    """Make an empty database file and the missing directories above it, readable by their owner only, if there is none.
-
-    :raises Error: ``storage_connection_failed``.
-    """
-    try:
-        make_directories(path.parent)
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            sync_directory(path.parent)
-    except OSError as error:
-        details = {"reason": "cannot_open", "path": str(path), "cause": str(error)}
-        raise Error(
-            "storage_connection_failed", f"the database file {path} cannot be made: {error}", details=details
-        ) from error
-
-
 def options(_url: URL, _patience: float, *, writing: bool, readers: int, prepared: bool = False) -> dict[str, Any]:  # noqa: ARG001
     """Return what an engine is made with. Those who read are as many as there are: a file refuses none."""
     return {
@@ -126,10 +111,21 @@ def _set_up(connection: sqlite3.Connection, *, writing: bool) -> None:
         connection.execute("PRAGMA query_only = ON")
         return
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         message = f"the database cannot be switched to WAL mode, it stays in {mode!r}; keep it on a local file system"
         raise Error("storage_error", message, details={"reason": "no_wal"})
+    connection.execute("PRAGMA schema_version")  # reads, and so opens the files beside the database
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Write what is in the write-ahead log to the database, as far as nobody reads it, and empty the log if it is all of it."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SLICE * 1000)}")
 
 
 def trouble(error: BaseException) -> Trouble:
@@ -139,6 +135,8 @@ def trouble(error: BaseException) -> Trouble:
         return Trouble.BUSY
     if code == sqlite3.SQLITE_READONLY:  # what a connection learnt of its file when it was made, it never looks up again
         return Trouble.UNFIT
+    if code == sqlite3.SQLITE_FULL:
+        return Trouble.FULL
     return Trouble.CONFLICT if isinstance(error, IntegrityError) else Trouble.FINAL
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Select, select
 
 from asm.adapters.appends import Appends
 from asm.adapters.base import Adapter
+from asm.adapters.sql.deletions import without_deleted
 from asm.adapters.sql.engine import Database
 from asm.adapters.sql.listener import Listener
 from asm.adapters.sql.schema import Migrate, require
@@ -161,7 +162,7 @@ class SqlSessionStore(Adapter):
         self._write("save_session", session=session)
 
     def get_session(self, session_id: str) -> Session:
-        found = self._select(Session, select(sessions).where(sessions.c.id == session_id))
+        found = self._select(Session, select(sessions).where(sessions.c.id == session_id), all_or_none=True)
         if not found:
             raise Error("session_not_found", f"there is no session {session_id!r}", details={"session_id": session_id})
         return found[0]
@@ -190,7 +191,7 @@ class SqlSessionStore(Adapter):
         self._write("save_run", run=run)
 
     def get_run(self, run_id: str) -> Run:
-        found = self._select(Run, select(runs).where(runs.c.id == run_id))
+        found = self._select(Run, select(runs).where(runs.c.id == run_id), all_or_none=True)
         if not found:
             raise Error("run_not_found", f"there is no run {run_id!r}", details={"run_id": run_id})
         return found[0]
@@ -234,7 +235,8 @@ class SqlSessionStore(Adapter):
         limit: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
-        query = select(events).where(events.c.session_id == session_id).order_by(events.c.sequence_number).limit(limit)
+        query = select(events).where(events.c.session_id == session_id, without_deleted(session_id))
+        query = query.order_by(events.c.sequence_number).limit(limit)
         if run_id is not None:
             query = query.where(events.c.run_id == run_id)
         if type is not None:
@@ -263,6 +265,6 @@ class SqlSessionStore(Adapter):
         self.require_open()
         return self._database.read(function)
 
-    def _select(self, kind: type[V], query: Select[Any]) -> list[V]:
+    def _select(self, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
         """Return the values that a query finds."""
-        return self._read(lambda connection: values(connection, kind, query))
+        return self._read(lambda connection: values(connection, kind, query, all_or_none=all_or_none))

@@ -46,10 +46,16 @@ class Time(TypeDecorator[datetime]):
         return moment if dialect.name == "postgresql" else moment.isoformat(timespec="microseconds")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Turn what is stored into an aware time. Text may have a space for the T, and say that it is in UTC."""
+        """Turn what is stored into an aware time. Text may have a space for the T, and say that it is in UTC.
+
+        What is no time stays as it is: only who reads the row can say which one it is in.
+        """
         if value is None:
             return None
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            return value  # type: ignore[no-any-return]
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -129,6 +135,15 @@ sequences: Final = Table(
     Column("session_id", Text, primary_key=True),
     Column("last_sequence", BigInteger, nullable=False),
     Column("updated_at", Time, nullable=False),
+    # What is left of a session that was deleted; see asm.adapters.sql.deletions.
+    Column("removed_through", BigInteger),
+    Column("deleted_through", BigInteger),
+)
+Index(
+    "asm_session_sequences_by_deleted",
+    sequences.c.session_id,
+    sqlite_where=sequences.c.deleted_through.is_not(None),
+    postgresql_where=sequences.c.deleted_through.is_not(None),
 )
 
 artifacts: Final = Table(

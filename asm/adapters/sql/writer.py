@@ -32,6 +32,7 @@ from typing import Any, Final
 from asm.adapters.appends import Appends
 from asm.adapters.sql.engine import Database, Patience
 from asm.adapters.sql.failures import Trouble
+from asm.adapters.sql.upkeep import Upkeep
 from asm.adapters.sql.writes import Write, perform
 from asm.core.errors import Error
 
@@ -44,6 +45,9 @@ MOST_WRITES: Final = 256
 
 MOST_EVENTS: Final = 4096
 """How many events go into one transaction, if there is more than one write."""
+
+HOPELESS: Final = (Trouble.LOST, Trouble.AWAY, Trouble.UNFIT, Trouble.REPLACED)
+"""Troubles in which parts of a group would fare no better than the whole."""
 
 Done = Callable[[Any, BaseException | None], object]
 """Told the result of a write after its commit, or why it failed; in the thread of the writer, which it must not hold up."""
@@ -68,6 +72,7 @@ class Writer:
     def __init__(self, database: Database, appends: Appends) -> None:
         self._database = database
         self._appends = appends
+        self._upkeep = Upkeep(database)
         self._queue: deque[_Pending] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -111,14 +116,23 @@ class Writer:
     # -- The thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while group := self._next():
-            self._commit(group)
+        while (group := self._next()) is not None:
+            if group:
+                self._commit(group)
+                self._upkeep.after_writes(deleted=_deletes(group[0].write))
+            self._upkeep.step(idle=not group)
 
-    def _next(self) -> list[_Pending]:
-        """Wait for a write; return it with all that wait behind it and fit. Empty when there will be no more."""
+    def _next(self) -> list[_Pending] | None:
+        """Wait for a write; return it with all that wait behind it and fit.
+
+        :returns: an empty list when there is something else to do; ``None`` when there will be no more.
+        """
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
+            while not self._queue:
+                if self._closed:
+                    return None
+                if not self._changed.wait(self._upkeep.due()):
+                    return []
             group: list[_Pending] = []
             weight = 0
             while self._queue and len(group) < MOST_WRITES:
@@ -145,10 +159,12 @@ class Writer:
                 if committing and trouble is Trouble.LOST:
                     group = self._settle(group, error)
                 if group and patience.allows(trouble):
+                    if trouble is Trouble.FULL:
+                        self._database.make_room()
                     continue
                 if trouble is Trouble.BUSY:
                     self._expire(group, error)
-                elif committing or len(group) == 1 or trouble in (Trouble.LOST, Trouble.AWAY, Trouble.UNFIT):
+                elif committing or len(group) == 1 or trouble in HOPELESS:
                     self._refuse(group, error)
                 else:
                     self._commit(group[: len(group) // 2])

@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from asm.adapters.appends import flushed_run, numbered
+from asm.adapters.appends import flushed_run, numbered, require_same_session
+from asm.adapters.sql.deletions import Counter, delete_sessions, make_way, remove_by_id
 from asm.adapters.sql.insertion import insert_events
-from asm.adapters.sql.tables import Time, events, runs, sequences, sessions
+from asm.adapters.sql.tables import Time, events, runs, sessions
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session, Value
 
 __all__ = ["CHANNEL", "WRITES", "Write", "among", "perform", "values"]
 
 V = TypeVar("V", bound=Value)
+
+_log: Final = logging.getLogger(__name__)
 
 IDS: Final = 500
 """How many ids are looked up, or sessions counted, with one statement. Databases limit its parameters."""
@@ -81,23 +85,13 @@ def perform(connection: Connection, writes: Sequence[Write], *, again: bool = Fa
     :raises IntegrityError: when one is all the same.
     """
     if writes[0].deleted is not None:
-        _delete(connection, sorted({str(write.deleted) for write in writes}))
+        # A counter is made where there is none, because its lock keeps others from appending in the middle.
+        delete_sessions(connection, _count(connection, dict.fromkeys(sorted({str(write.deleted) for write in writes}), 0)))
         return [None] * len(writes)
     stored = _append(connection, [event for write in writes for event in write.events], again=again)
     _save(connection, sessions, [write.session for write in writes if write.session is not None])
     _save(connection, runs, [write.run for write in writes if write.run is not None])
     return [write.answer([stored[event.id] for event in write.events]) for write in writes]
-
-
-def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
-    """Delete sessions with all that belongs to them.
-
-    A counter is made where there is none, because its lock keeps others from appending in the middle.
-    """
-    _reserve(connection, dict.fromkeys(session_ids, 0))
-    owned = [{"owner": session_id} for session_id in session_ids]
-    for key in (events.c.session_id, sessions.c.id, runs.c.session_id, sequences.c.session_id):
-        connection.execute(delete(key.table).where(key == bindparam("owner")), owned)
 
 
 def _append(connection: Connection, appended: Sequence[Event], *, again: bool) -> dict[str, Event]:
@@ -115,22 +109,30 @@ def _stored(connection: Connection, ids: Iterable[str]) -> dict[str, Event]:
     stored: dict[str, Event] = {}
     wanted = list(dict.fromkeys(ids))
     for start in range(0, len(wanted), IDS):
-        query = select(events).where(among(events.c.id, wanted[start : start + IDS]))
-        stored |= {event.id: event for event in values(connection, Event, query)}
+        these = among(events.c.id, wanted[start : start + IDS])
+        remove_by_id(connection, these)
+        stored |= {event.id: event for event in values(connection, Event, select(events).where(these), all_or_none=True)}
     return stored
 
 
 def _reserve(connection: Connection, needs: Mapping[str, int]) -> dict[str, int]:
     """Take the next sequence numbers of sessions; return the first of each. Other writers wait for the commit."""
+    counters = _count(connection, needs)
+    make_way(connection, counters)
+    return {session_id: counter.last_sequence - needs[session_id] + 1 for session_id, counter in counters.items()}
+
+
+def _count(connection: Connection, needs: Mapping[str, int]) -> dict[str, Counter]:
+    """Move the counters of sessions on, and return where they stand then. Other writers wait for the commit."""
     now = Time().process_bind_param(datetime.now(UTC), connection.dialect)
-    first: dict[str, int] = {}
+    counters: dict[str, Counter] = {}
     wanted = list(needs.items())
     for start in range(0, len(wanted), IDS):
         part = wanted[start : start + IDS]
         parameters = tuple(itertools.chain.from_iterable((name, count, now) for name, count in part))
-        counted = connection.exec_driver_sql(_reserving(connection.dialect.name, len(part)), parameters)
-        first |= {name: last - needs[name] + 1 for name, last in counted}
-    return first
+        counted = connection.exec_driver_sql(_counting(connection.dialect.name, len(part)), parameters)
+        counters |= {name: Counter(*counter) for name, *counter in counted}
+    return counters
 
 
 def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
@@ -144,29 +146,43 @@ def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
 
 
 def _save(connection: Connection, table: Table, saved: Sequence[Session | Run]) -> None:
-    """Insert values, or replace those with their ids. Of several with one id the last counts."""
-    if saved:
-        rows = {value.id: _row(value) for value in saved}
-        connection.execute(_saving(connection.dialect.name, table), [rows[name] for name in sorted(rows)])
+    """Insert values, or replace those with their ids. Of several with one id the last counts.
+
+    :raises Error: ``session_mismatch`` when a run is stored under another session than one of these.
+    """
+    if not saved:
+        return
+    last: dict[str, Session | Run] = {}
+    for value in saved:
+        if isinstance(value, Run) and isinstance(before := last.get(value.id, value), Run):
+            require_same_session("run", value, before)
+        last[value.id] = value
+    rows = [_row(last[name]) for name in sorted(last)]
+    replaced = connection.execute(_saving(connection.dialect.name, table), rows, execution_options={"preserve_rowcount": True})
+    if replaced.rowcount < len(rows):
+        for value in last.values():
+            for stored in values(connection, Run, select(runs).where(runs.c.id == value.id), all_or_none=True):
+                require_same_session("run", cast("Run", value), stored)
 
 
 @functools.cache
 def _saving(dialect: str, table: Table) -> Any:
-    """Return the statement that inserts a row, or replaces the one with its id."""
+    """Return the statement that inserts a row, or replaces the one with its id, if that belongs to the same session."""
     statement = _insert(dialect, table)
     replaced = {item.name: statement.excluded[item.name] for item in table.columns if item.name != "id"}
-    return statement.on_conflict_do_update(index_elements=[table.c.id], set_=replaced)
+    same = table.c.session_id == statement.excluded.session_id if table is runs else None
+    return statement.on_conflict_do_update(index_elements=[table.c.id], set_=replaced, where=same)
 
 
 @functools.cache
-def _reserving(dialect: str, count: int) -> str:
+def _counting(dialect: str, count: int) -> str:
     """Return the statement that moves so many counters on, and tells where they stand then."""
     row = {"postgresql": "(%s, %s, %s)", "sqlite": "(?, ?, ?)"}[dialect]
     rows = ", ".join([row] * count)
     return (
         f"INSERT INTO asm_session_sequences AS counter (session_id, last_sequence, updated_at) VALUES {rows} "  # noqa: S608  # no values in it
         "ON CONFLICT (session_id) DO UPDATE SET last_sequence = counter.last_sequence + excluded.last_sequence, "
-        "updated_at = excluded.updated_at RETURNING session_id, last_sequence"
+        "updated_at = excluded.updated_at RETURNING session_id, last_sequence, removed_through, deleted_through"
     )
 
 
@@ -181,18 +197,26 @@ def _row(value: Session | Run) -> dict[str, Any]:
     return row | {"status": str(row["status"])}
 
 
-def values(connection: Connection, kind: type[V], query: Select[Any]) -> list[V]:
+def values(connection: Connection, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
     """Return the values that a query finds.
 
-    :raises Error: ``storage_read_failed`` when a row does not hold one.
+    :param all_or_none: whether a row that holds no value is an error. Otherwise it is left out, and logged: it must not keep
+        those beside it from being read.
+    :raises Error: ``storage_read_failed``.
     """
     result = connection.execute(query)
-    try:
-        names = tuple(result.keys())
-        return [kind.from_fields(dict(zip(names, row, strict=True))) for row in result]
-    except (Error, ValueError, TypeError) as error:
-        message = f"what the database holds is no {kind.__name__}: {error}"
-        raise Error("storage_read_failed", message, details={"reason": "malformed_row", "cause": str(error)}) from error
+    names = tuple(result.keys())
+    found = []
+    for row in result:
+        try:
+            found.append(kind.read(dict(zip(names, row, strict=True))))
+        except Error as error:
+            message = f"what the database holds as {row[0]!r} is no {kind.__name__}: {error.message}"
+            if all_or_none:
+                details = {"reason": "malformed_row", "id": row[0], "cause": error.message}
+                raise Error("storage_read_failed", message, details=details) from error
+            _log.error("%s; it is passed over", message)  # the traceback says nothing more
+    return found
 
 
 def among(item: ColumnElement[Any], wanted: Sequence[str]) -> ColumnElement[bool]:

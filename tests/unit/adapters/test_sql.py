@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from asm.adapters import SqlSessionStore
-from asm.adapters.sql import sqlite, tables
+from asm.adapters.sql import sqlite, tables, writer
 from asm.adapters.sql.engine import ATTEMPTS, Database
 from asm.adapters.sql.urls import parse_url
 from asm.core.errors import Error
@@ -64,6 +65,10 @@ def pragma(engine, name):
         ("sqlite://app.db", "after the third slash"),
         ("sqlite:///app.db?timeout=5", "without parameters"),
         ("sqlite:///file:app.db", "without parameters"),
+        ("sqlite:///x?y.db", "without parameters"),
+        ("sqlite:///x.db?", "without parameters"),
+        ("sqlite:///a%20b.db", "write the character itself"),
+        ("sqlite:///a%3Fb.db", "write the character itself"),
         ("sqlite:////dev/null/app.db", "cannot be used"),
         ("sqlite:////tmp", "names /tmp, which is no file"),
     ],
@@ -116,6 +121,13 @@ def test_a_database_is_made_with_its_directories_and_only_its_owner_reads_it(tmp
         assert modes == {"sessions.db": 0o600, "sessions.db-wal": 0o600, "sessions.db-shm": 0o600}
         assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "new/deep")] == [0o700, 0o700]
     assert [item.name for item in path.parent.iterdir()] == ["sessions.db"]  # closing tidies up
+
+
+@pytest.mark.parametrize("name", ["a#b.db", "a b.db", "100%.db", "a@b:c.db", "ключ.db", "a+b&c=d.db"])
+def test_a_path_is_the_file_that_it_names(tmp_path, name):
+    with SqlSessionStore(url=f"sqlite:///{tmp_path}/{name}") as store:
+        store.append_event(event())
+    assert [item.name for item in tmp_path.iterdir()] == [name]
 
 
 def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
@@ -186,7 +198,7 @@ def test_the_tables_are_those_of_the_contract(store, path):
         "asm_sessions": list(session().to_fields()),
         "asm_runs": list(run().to_fields()),
         "asm_events": list(event().to_fields()),
-        "asm_session_sequences": ["session_id", "last_sequence", "updated_at"],
+        "asm_session_sequences": ["session_id", "last_sequence", "updated_at", "removed_through", "deleted_through"],
         "asm_artifacts": [
             "id",
             "session_id",
@@ -215,6 +227,115 @@ def test_a_sequence_and_an_artifacts_key_are_unique(store, path):
                 "INSERT INTO asm_events (id, type, timestamp, session_id, sequence_number, schema_version)"
                 " SELECT 'other', type, timestamp, session_id, sequence_number, 1 FROM asm_events"
             )
+
+
+# -- Files that are taken away --------------------------------------------------------------------------------------
+
+
+def remove(path):
+    for item in path.parent.glob(f"{path.name}*"):
+        item.unlink()
+
+
+def put_back(path):
+    """An older copy under another name, moved into its place."""
+    shutil.copy(path.with_name("older.db"), path.with_name("moved.db"))
+    path.with_name("moved.db").rename(path)
+
+
+def copy_over(path):
+    """An older copy written into the very file that is open."""
+    shutil.copyfile(path.with_name("older.db"), path)
+
+
+@pytest.mark.parametrize(
+    "take_away",
+    [
+        remove,
+        put_back,
+        copy_over,
+        lambda path: path.unlink(),
+        lambda path: path.with_name(f"{path.name}-wal").unlink(),
+        lambda path: path.with_name(f"{path.name}-shm").unlink(),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["rm *", "mv", "cp", "rm", "rm -wal", "rm -shm", "truncate"],
+)
+def test_nothing_is_acknowledged_by_a_database_that_was_replaced(tmp_path, take_away):
+    path, older = tmp_path / "sessions.db", tmp_path / "older.db"
+    with SqlSessionStore(url=f"sqlite:///{path}") as store:
+        store.append_event(event())
+        with raw(path) as connection, closing(sqlite3.connect(older)) as copy:
+            connection.backup(copy)
+        store.append_events([event(data={"text": "x" * 1000}) for _ in range(3000)])  # more than stays in the log
+        store.ping()
+        take_away(path)
+        for _ in range(2):
+            with pytest.raises(Error, match="was replaced while it was open") as caught:
+                store.append_event(event())
+            assert (caught.value.code, caught.value.details["reason"]) == ("storage_write_failed", "database_replaced")
+            assert "away" not in caught.value.details
+        for call in (store.list_sessions, lambda: store.get_events("ses", limit=1), store.ping):
+            with refused("storage_read_failed", reason="database_replaced"):
+                call()
+    if take_away in (remove, put_back):
+        remove(tmp_path / "sessions.db-")
+        with SqlSessionStore(url=f"sqlite:///{path}") as store:
+            assert store.get_latest_sequence("ses") == (take_away is put_back)
+
+
+def test_a_commit_that_went_to_a_file_without_a_name_is_not_acknowledged(store, path, monkeypatch):
+    """It is taken away in the middle of the transaction."""
+    performed = writer.perform
+
+    def perform(*args, **kwargs):
+        results = performed(*args, **kwargs)
+        remove(path)
+        return results
+
+    told = []
+    store.appends.subscribe(told.append)
+    monkeypatch.setattr(writer, "perform", perform)
+    with refused("storage_write_failed", reason="database_replaced"):
+        store.append_events([event(), event()])
+    assert told == []
+
+
+def test_a_file_that_comes_back_is_the_one_that_was_opened(store, path):
+    store.append_event(event())
+    moved = path.with_name("moved")
+    path.rename(moved)
+    with refused("storage_read_failed", reason="database_replaced"):
+        store.get_events("ses")
+    moved.rename(path)
+    assert store.append_event_with_sequence(event()).sequence_number == 2
+
+
+def test_others_who_write_and_tidy_up_replace_nothing(store, path):
+    for number in range(1, 4):
+        with raw(path) as other:
+            other.execute("CREATE TABLE IF NOT EXISTS users (name)")
+            other.execute("INSERT INTO users VALUES (randomblob(100000))")
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            other.execute("VACUUM")
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert store.append_event_with_sequence(event()).sequence_number == number
+        assert len(store.get_events("ses")) == number
+
+
+def test_a_log_without_its_database_is_not_thrown_away(store, path):
+    store.append_event(event())
+    log = path.with_name(f"{path.name}-wal")
+    saved = log.read_bytes()
+    store.close()
+    path.unlink()
+    log.write_bytes(saved)
+    with pytest.raises(Error, match=r"is gone, and .* is still there") as caught:
+        SqlSessionStore(url=f"sqlite:///{path}")
+    assert caught.value.details["reason"] == "database_missing"
+    assert log.read_bytes() == saved
+    log.unlink()
+    SqlSessionStore(url=f"sqlite:///{path}").close()
 
 
 # -- What is stored -------------------------------------------------------------------------------------------------
@@ -267,22 +388,35 @@ def test_a_database_of_the_original_may_hold_nulls(store, path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("status", "flying"),
-        ("created_at", "yesterday"),
-        ("metadata", "{"),
-        ("metadata", "[1]"),
-        ("tags", '{"a": 1}'),
-        ("agent_id", ""),
-    ],
+    ("column", "value"), [("created_at", "yesterday"), ("metadata", "{"), ("metadata", "[1]"), ("tags", '{"a": 1}')]
 )
-def test_a_row_that_holds_no_value_is_a_failure_to_read(store, path, column, value):
+def test_a_row_that_holds_no_value_keeps_none_beside_it_from_being_read(store, path, caplog, column, value):
+    store.save_session(session(id="ses"))
+    store.save_session(other := session(id="other"))
+    with raw(path) as connection:
+        connection.execute(f"UPDATE asm_sessions SET {column} = ? WHERE id = 'ses'", [value])
+    with refused("storage_read_failed", reason="malformed_row", id="ses"):
+        store.get_session("ses")
+    assert store.list_sessions() == [other]
+    assert "holds as 'ses' is no Session" in caplog.text
+
+
+@pytest.mark.parametrize(("column", "value"), [("status", "flying"), ("agent_id", ""), ("agent_id", "x" * 5000)])
+def test_what_a_later_version_stored_is_read_as_it_is(store, path, column, value):
     store.save_session(session(id="ses"))
     with raw(path) as connection:
         connection.execute(f"UPDATE asm_sessions SET {column} = ?", [value])
-    with refused("storage_read_failed", reason="malformed_row"):
-        store.get_session("ses")
+    assert [getattr(item, column) for item in store.list_sessions()] == [value]
+
+
+def test_a_type_of_event_and_a_column_that_are_not_known_are_passed_over(store, path):
+    stored = store.append_events([event(), event(), event()])
+    with raw(path) as connection:
+        connection.execute("ALTER TABLE asm_events ADD COLUMN mood TEXT")
+        connection.execute("UPDATE asm_events SET type = 'thought_of', mood = 'good' WHERE sequence_number = 2")
+    found = store.get_events("ses")
+    assert [item.type for item in found] == [stored[0].type, "thought_of", stored[2].type]
+    assert store.append_events(stored)[1].type == "thought_of"
 
 
 # -- All or nothing -------------------------------------------------------------------------------------------------
@@ -454,10 +588,12 @@ def test_what_is_no_database(path):
 
 
 def test_a_damaged_database(path):
+    SqlSessionStore(url=f"sqlite:///{path}").close()
+    sound = path.stat().st_size  # so much tells what tables there are; without that, nothing starts
     with SqlSessionStore(url=f"sqlite:///{path}") as store:
         store.append_events([event(data={"number": number, "text": "x" * 500}) for number in range(100)])
     content = bytearray(path.read_bytes())
-    content[4096 * 20 :] = b"\xff" * (len(content) - 4096 * 20)
+    content[sound:] = b"\xff" * (len(content) - sound)
     path.write_bytes(content)
     with SqlSessionStore(url=f"sqlite:///{path}") as store, refused("storage_read_failed", reason="corrupt"):
         store.get_events("ses")
@@ -579,7 +715,9 @@ def test_any_other_error_is_a_failure_to_read_or_write(store):
 
 def test_an_error_of_ours_rolls_back_and_comes_through(store):
     def write(connection):
-        connection.exec_driver_sql("INSERT INTO asm_session_sequences VALUES ('ses', 5, '')")
+        connection.exec_driver_sql(
+            "INSERT INTO asm_session_sequences (session_id, last_sequence, updated_at) VALUES ('ses', 5, '')"
+        )
         raise Error("cancelled", "enough")
 
     with refused("cancelled"):

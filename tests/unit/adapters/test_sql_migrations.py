@@ -23,7 +23,7 @@ from asm.adapters.sql.urls import parse_url
 from asm.core.errors import Error
 from asm.testing.samples import event, refused
 
-NEWER = f"UPDATE {VERSION_TABLE} SET version_num = '9999'"
+NEWER = f"UPDATE {VERSION_TABLE} SET version_num = '99999'"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -138,7 +138,7 @@ def test_a_newer_database_is_refused(url, connect):
             opening()
         assert caught.value.code == "migration_required"
         assert caught.value.details["reason"] == "newer"
-        assert caught.value.details["found"] == "9999"
+        assert caught.value.details["found"] == "99999"
 
 
 # -- PostgreSQL is asked for, SQLite is not -------------------------------------------------------------------------
@@ -164,11 +164,11 @@ def next_version(tmp_path, monkeypatch):
     shutil.copytree(schema.MIGRATIONS, ahead, ignore=shutil.ignore_patterns("__pycache__"))
 
     def make(code):
-        (ahead / "versions" / "v0002_next.py").write_text(
-            f"from alembic import op\nrevision = '0002'\ndown_revision = '0001'\ndef upgrade():\n    {code}\n"
+        (ahead / "versions" / "v9999_next.py").write_text(
+            f"from alembic import op\nrevision = '9999'\ndown_revision = '{VERSIONS[-1]}'\ndef upgrade():\n    {code}\n"
         )
         monkeypatch.setattr(schema, "MIGRATIONS", ahead)
-        monkeypatch.setattr(schema, "VERSIONS", (*VERSIONS, "0002"))
+        monkeypatch.setattr(schema, "VERSIONS", (*VERSIONS, "9999"))
 
     return make
 
@@ -180,7 +180,7 @@ def test_a_database_that_is_behind(url, connect, next_version):
     assert "asm_next" in script
     assert "asm_sessions" not in script
     if url.startswith("postgres"):
-        with refused("migration_required", reason="behind", found="0001", needed="0002"):
+        with refused("migration_required", reason="behind", found=VERSIONS[-1], needed="9999"):
             SqlSessionStore(url=url)
         SqlSessionStore(url=url, migrate="auto").close()
     else:
