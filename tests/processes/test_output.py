@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from configurations import configuration
 from supervisor_harness import PATIENCE, session, wait_gone
-from terminals import PROGRAM, Terminal
+from terminals import PROGRAM, Terminal, ended
 
 import asm
 from asm.client import control
@@ -43,7 +43,9 @@ def test_nobody_reads_the_pipe(tmp_path, runtime_dir, end):
     (tmp_path / "tree.toml").write_text(CHATTY)
     environment = {**os.environ, "ASM_RUNTIME_DIR": str(runtime_dir), "PYTHONPATH": STORES}
     reader, writer = os.pipe()
-    with subprocess.Popen([PROGRAM, "tree.toml"], cwd=tmp_path, env=environment, stdout=writer, stderr=writer) as process:
+    with ended(
+        subprocess.Popen([PROGRAM, "tree.toml"], cwd=tmp_path, env=environment, stdout=writer, stderr=writer)
+    ) as process:
         os.close(writer)
         said = b""
         while b"ready: " not in said:
@@ -91,7 +93,7 @@ print("done", flush=True)
     environment = {**os.environ, "ASM_RUNTIME_DIR": str(runtime_dir), "PYTHONPATH": STORES}
     command = [sys.executable, "-c", program]
     reader, writer = os.pipe()
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=writer) as process:
+    with ended(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=writer)) as process:
         os.close(writer)
         assert b"done" in process.stdout.read()
         assert process.wait(PATIENCE) == 0

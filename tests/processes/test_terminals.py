@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from configurations import MEMORY, configuration
 from supervisor_harness import PATIENCE, session, wait_gone
-from terminals import ASMCTL, PROGRAM, Terminal
+from terminals import ASMCTL, PROGRAM, Terminal, ended
 
 BLOCKED = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
 
@@ -96,7 +96,7 @@ def test_standard_files_are_closed(tmp_path, runtime_dir, closed):
     (tmp_path / "tree.toml").write_text(configuration(MEMORY))
     command = ["/bin/sh", "-c", f"exec {PROGRAM} tree.toml {closed}"]
     env = {**os.environ, "ASM_RUNTIME_DIR": str(runtime_dir)}
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as process:
+    with ended(subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)) as process:
         status = [ASMCTL, "status", "--json", "--runtime-dir", runtime_dir]
         deadline = time.monotonic() + PATIENCE
         while (shown := subprocess.run(status, capture_output=True, text=True)).returncode != 0:
@@ -129,7 +129,8 @@ def test_pid_1_hears_sigterm_while_it_still_imports(tmp_path):
         pytest.skip("a process of one's own number 1 is not allowed here")
     (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORT)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with subprocess.Popen([*unshare, PROGRAM, "tree.toml"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}) as process:
+    env = {**os.environ, "PYTHONPATH": path}
+    with ended(subprocess.Popen([*unshare, PROGRAM, "tree.toml"], cwd=tmp_path, env=env)) as process:
         while not (tmp_path / "importing").exists():
             assert process.poll() is None
         (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -74,3 +74,13 @@ class Terminal:
         """The supervisor and its children."""
         (tree,) = json.loads(self.ctl("status", "--json").stdout)
         return tree["pid"], {child["pid"] for child in tree["children"]}
+
+
+@contextlib.contextmanager
+def ended(process):
+    """Leave nothing of a program running, however the test ended."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
