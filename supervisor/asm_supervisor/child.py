@@ -130,6 +130,7 @@ class Child:
         self.restart_at: float | None = None
         self.deaths: list[Restart] = []
         self.streak = 0
+        self.listener: Listener | None = None
         self.ever_up = False
         self._launcher = launcher or Launcher(start_method, preload)
         self._on_change = on_change
@@ -141,7 +142,6 @@ class Child:
         """Why another process is wanted, in words that follow the child's name, and of what kind that is."""
         self._kind: Literal["asked", "needed"] = "asked"
         self._begun = 0
-        self.listener: Listener | None = None
         self._attempt: Attempt | None = None
         """The current process, or the last one."""
         self._owner = os.getpid()

@@ -52,6 +52,9 @@ ORPHANED: Final = 1
 
 HEADER: Final = struct.Struct("!i")
 
+FILE: Final = struct.Struct("@i")
+"""A descriptor, as the kernel packs it (cmsg(3))."""
+
 Message = tuple[str, dict[str, Any]]
 """A name and a map."""
 
@@ -198,8 +201,11 @@ class End:
         if not self._takes_files:
             return os.read(self.fileno(), READ_SIZE)  # the kernel closes what came along
         with self._as_socket() as end:
-            data, files, _flags, _address = socket.recv_fds(end, READ_SIZE, 1, socket.MSG_CMSG_CLOEXEC)
-        self.files += files
+            # socket.recv_fds does not pass its flags on, and a descriptor that is inherited outlives its use.
+            data, ancillary, _flags, _address = end.recvmsg(READ_SIZE, socket.CMSG_LEN(FILE.size), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, packed in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self.files.extend(FILE.unpack(packed))
         return data
 
     def _send_with(self, file: int) -> bool:

@@ -185,11 +185,7 @@ class Supervisor:
             raise KeyError(name)
         self._restart(child)
 
-    def reload(
-        self,
-        specs: Iterable[ChildSpec],
-        **policy: Any,
-    ) -> Reloaded:
+    def reload(self, specs: Iterable[ChildSpec], **policy: Any) -> Reloaded:
         """Take a new description: start who is new, restart who needs another process, then stop who is not in it.
 
         :param policy: ``strategy``, ``max_restarts``, ``max_seconds``, ``backoff``; what is not given stays as it is.

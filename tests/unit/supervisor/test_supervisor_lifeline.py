@@ -234,3 +234,55 @@ def test_a_lifeline_has_the_name_and_the_socket(pipe):
     with socket.socket(socket.AF_UNIX) as listening:
         lifeline = Lifeline("a", pipe[1], listening)
         assert (lifeline.name, lifeline.socket, lifeline.fileno()) == ("a", listening, pipe[1].fileno())
+
+
+def test_a_child_is_told_its_settings_anew(pipe):
+    ours, lifeline = End(pipe[0]), Lifeline("a", pipe[1], settings={"level": 1})
+    told = []
+    lifeline.on_settings = told.append
+    assert lifeline.settings == {"level": 1}
+    ours.write(encode("settings", {"level": 2}))
+    assert not lifeline.stop_requested()
+    assert lifeline.settings == {"level": 2}
+    assert told == [{"level": 2}]
+
+
+def test_a_child_is_handed_another_socket(pipe, tmp_path):
+    ours, lifeline = End(pipe[0]), Lifeline("a", pipe[1])
+    handed = []
+    lifeline.on_socket = handed.append
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        assert ours.write(encode("settings", {"level": 2}))
+        assert ours.write(encode("socket"), file=listening.fileno())
+        assert ours.write(encode("settings", {"level": 3}))
+    while lifeline.settings != {"level": 3}:
+        assert not lifeline.stop_requested()
+    assert handed == [lifeline.socket]
+    assert not os.get_inheritable(lifeline.socket.fileno())
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+        lifeline.socket.accept()[0].close()
+    lifeline.socket.close()
+
+
+def test_a_socket_for_which_there_is_no_room_is_not_sent(pipe):
+    ours, lifeline = End(pipe[0]), Lifeline("a", pipe[1])
+    fill(ours)
+    while ours.write(encode("x")):
+        pass
+    assert not ours.write(encode("socket"), file=0)
+    while not lifeline.stop_requested() and lifeline.wait(0.01):
+        pass
+    ours.write(encode("stop"))
+    assert lifeline.wait(30)
+    assert lifeline.socket is None
+
+
+def test_a_parent_takes_no_descriptors(pipe):
+    ours, theirs = map(End, pipe)
+    before = len(os.listdir("/proc/self/fd"))
+    assert theirs.write(encode("socket"), file=0)
+    assert ours.read() == [("socket", {})]
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -222,3 +222,56 @@ def test_nothing_is_left_when_listening_fails(path, monkeypatch):
         Listener.acquire(path)
     assert list(path.parent.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == len(files)
+
+
+def test_what_is_lost_is_made_again_in_its_place(path):
+    listener = Listener.acquire(path)
+    assert listener.is_in_place()
+    path.unlink()
+    assert not listener.is_in_place()
+    assert listener.restore()
+    connect(path)
+    lock_path(path).unlink()
+    assert not listener.is_in_place()
+    assert not listener.restore()  # the socket is the same
+    with pytest.raises(NameInUse):
+        Listener.acquire(path)
+    connect(path)
+    listener.close()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_name_that_somebody_else_has_now_is_left_to_him(path):
+    listener = Listener.acquire(path)
+    for file in path.parent.iterdir():
+        file.unlink()
+    other = Listener.acquire(path)
+    assert not listener.is_in_place()
+    with pytest.raises(NameInUse):
+        listener.restore()
+    listener.close()
+    assert other.is_in_place()
+    connect(path)
+    other.close()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_stale_socket_in_the_place_of_a_lost_one_is_removed(path):
+    listener = Listener.acquire(path)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    assert listener.restore()
+    connect(path)
+    listener.close()
+
+
+def test_a_lost_name_that_refuses_goes_on_refusing(path):
+    listener = Listener.acquire(path)
+    listener.hand_over()
+    path.unlink()
+    assert listener.restore()
+    with pytest.raises(ConnectionRefusedError):
+        connect(path)
+    listener.close()
+    assert list(path.parent.iterdir()) == []

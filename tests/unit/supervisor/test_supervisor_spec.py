@@ -47,6 +47,11 @@ def test_a_child_needs_a_name_and_a_target_only():
         ({"target": Path.exists}, "target"),
         ({"kwargs": [1]}, "kwargs"),
         ({"kwargs": {1: 2}}, "kwargs"),
+        ({"settings": {"x": object()}}, "settings"),
+        ({"settings": [1]}, "settings"),
+        ({"settings": {"x": "x" * 70_000}}, "settings"),
+        ({"retry_after": -1}, "retry_after"),
+        ({"retry_after": None}, "retry_after"),
         ({"start_timeout": 0}, "start_timeout"),
         ({"start_timeout": -1}, "start_timeout"),
         ({"start_timeout": True}, "start_timeout"),
@@ -118,3 +123,19 @@ def test_a_supervisor_runs_in_the_main_thread_and_once():
 def test_a_specification_cannot_be_changed():
     with pytest.raises(AttributeError):
         spec().name = "b"
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"kwargs": {"x": 1}}, False),
+        ({"target": check_specs}, False),
+        ({"heartbeat_timeout": 2.0}, False),
+        ({"heartbeat_timeout": 20.0}, True),  # it is to beat once a second in both cases
+        ({"settings": {"x": 1}}, True),
+        ({"restart": "temporary", "on_failure": "degrade", "retry_after": 0, "start_timeout": 1, "stop_timeout": 1}, True),
+    ],
+)
+def test_a_change_needs_another_process_or_it_does_not(change, same):
+    before = spec(heartbeat_timeout=10.0)
+    assert before.makes_the_same(spec(**{"heartbeat_timeout": 10.0, **change})) is same
