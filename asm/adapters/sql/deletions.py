@@ -70,9 +70,9 @@ def delete_sessions(connection: Connection, counters: Mapping[str, Counter]) -> 
     through = bindparam("through", type_=BigInteger)
     marked = {"last_sequence": 0, "removed_through": 0, "deleted_through": through}
     connection.execute(update(sequences).where(sequences.c.session_id == owner).values(marked), owned)
+    remove_some(connection, list(counters))
     for key in (sessions.c.id, runs.c.session_id):
         connection.execute(delete(key.table).where(key == owner), owned)
-    remove_some(connection, list(counters))
 
 
 def remove_some(connection: Connection, session_ids: Sequence[str] = (), *, most: int = STEP) -> None:
