@@ -90,5 +90,9 @@ def __getattr__(name: str) -> Any:
     if name == "aio":
         return importlib.import_module("asm.aio")
     if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
+        try:
+            module = importlib.import_module(_LATER[name])
+        except ModuleNotFoundError as error:
+            raise importlib.import_module("asm.adapters").missing(f"asm.{name}", error) from error
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

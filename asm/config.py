@@ -179,6 +179,8 @@ class _Process(BaseModel):
     """After how many seconds without progress of its event loop it counts as hung, is killed and restarted."""
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
     """When it is started again: always; unless it exited with status 0; never."""
+    retry_after: Pause = 30.0
+    """After how many seconds it is tried again when it died too often and the tree goes on without it; 0: never."""
 
 
 class BackendSettings(_Process, ModuleSettings):
@@ -306,6 +308,11 @@ def _known_keys(place: list[Any]) -> str:
 
 def _check(settings: Settings) -> Iterator[str]:
     """Find what is wrong between the tables, and in the options of the stores."""
+    try:
+        runtime_dir = settings.runtime_dir
+    except Error as error:
+        yield f"supervisor.runtime_dir: {error.message}"
+        return
     seen: dict[str, str] = {}
     children = [*_numbered("backend", settings.backend), *_numbered("composite", settings.composite)]
     for where, table in [("supervisor", settings.supervisor), *children]:
@@ -313,7 +320,7 @@ def _check(settings: Settings) -> Iterator[str]:
             yield f"{where}.name: {table.name!r} is the name of {seen[table.name]} already; choose another"
         seen.setdefault(table.name, where)
         try:
-            socket_path(table.name, settings.runtime_dir)
+            socket_path(table.name, runtime_dir)
         except Error as error:
             yield f"{where}.name: {error.message}"
     if not settings.composite:
@@ -326,7 +333,7 @@ def _check(settings: Settings) -> Iterator[str]:
         contracts[backend.name] = contract
     for where, composite in _numbered("composite", settings.composite):
         for key, wanted, reference in composite.references():
-            yield from _check_reference(f"{where}.{key}", reference, wanted, contracts, settings.runtime_dir)
+            yield from _check_reference(f"{where}.{key}", reference, wanted, contracts, runtime_dir)
 
 
 def _numbered(kind: str, tables: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -48,6 +48,7 @@ class Handle(Client):
         self._keeps = keeps  # handles that this one's process uses: they live as long
         self._stop = weakref.finalize(self, _stop, child, os.getpid())
         super().__init__(name, path, timeout)
+        self._reach()
 
     def close(self) -> None:
         """Stop the process, after the calls that it is working on."""

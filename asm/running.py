@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -52,6 +53,7 @@ class RunningTree:
         self._style = style
         self._on_ready = on_ready
         self._is_ready = False
+        self._listener: Listener | None = None
         self._began = time.monotonic()
         self._notifier = Notifier.from_environment()
         self._reloads = ThreadPoolExecutor(1, thread_name_prefix="reload")
@@ -74,6 +76,13 @@ class RunningTree:
             raise Error(code, f"{name} {error}", details={"name": name}) from error
         assert listener.socket is not None
         control = Control(name, listener.socket, self, listener.close)
+        self._listener = listener
+
+        def rebind() -> None:
+            assert listener.socket is not None
+            control.rebind(listener.socket)
+
+        self._tree.watch(name, listener, rebind)
         control.start()
         try:
             return self._tree.run()
@@ -93,6 +102,7 @@ class RunningTree:
             version=__version__,
             config=str(self._config),
             uptime_seconds=round(now - self._began, 3),
+            trouble="" if self._listener is None else self._listener.trouble,
             children=tuple(_child_status(child, now) for child in self._tree.children),
         )
 
@@ -111,7 +121,7 @@ class RunningTree:
     def reload(self) -> Mapping[str, list[str]]:
         """Read the configuration again, and start, restart and stop what it says otherwise.
 
-        :return: names of children, as ``added``, ``changed`` and ``removed``.
+        :return: names of children, as ``added``, ``changed`` (restarted), ``adjusted`` (not restarted) and ``removed``.
         :raises Error: ``validation_error`` with the reason ``configuration`` when it is refused; nothing was changed then.
         """
         try:
@@ -182,7 +192,7 @@ class RunningTree:
             raise ConfigError(str(self._config), [str(error)]) from error
         self._settings, self._style = settings, style
         log_to_stderr(settings.supervisor.name, style)
-        changes = {"added": list(reloaded.added), "changed": list(reloaded.changed), "removed": list(reloaded.removed)}
+        changes = {what: list(names) for what, names in dataclasses.asdict(reloaded).items()}
         _log.info("%s: reloaded", settings.supervisor.name, extra=changes)
         return changes
 
@@ -209,10 +219,12 @@ def _child_status(child: Snapshot, now: float) -> ChildStatus:
         uptime_seconds=None if child.started_at is None else round(now - child.started_at, 3),
         restarts=child.restarts,
         history=tuple(
-            RestartStatus(at=datetime.now(UTC) - timedelta(seconds=now - restart.at), reason=restart.reason)
+            RestartStatus(at=datetime.now(UTC) - timedelta(seconds=now - restart.at), reason=restart.reason, kind=restart.kind)
             for restart in child.history
         ),
         reason=child.reason,
+        trouble=child.trouble,
+        due_in_seconds=None if child.due_at is None else round(max(0.0, child.due_at - now), 3),
         health=str((child.stats.get("health") or {}).get("message", "")) if child.pid is not None else "",
         memory_bytes=None if child.pid is None else _memory(child.pid),
         **stats,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,15 +26,21 @@ class RestartStatus:
     at: datetime
     reason: str
     """How the process before had ended, in words that follow the child's name."""
+    kind: str = "crash"
+    """``crash``; or ``asked``, by an operator or a reload; or ``needed``, as with ``one_for_all`` when another child died."""
 
     def to_map(self) -> dict[str, Any]:
         """Return it as a map of JSON values."""
-        return {"at": self.at.isoformat(timespec="milliseconds"), "reason": self.reason}
+        return {"at": self.at.isoformat(timespec="milliseconds"), "reason": self.reason, "kind": self.kind}
 
     @classmethod
     def from_map(cls, data: dict[str, Any]) -> RestartStatus:
         """Rebuild it from :meth:`to_map`."""
-        return cls(at=datetime.fromisoformat(data["at"]).astimezone(UTC), reason=str(data["reason"]))
+        return cls(
+            at=datetime.fromisoformat(data["at"]).astimezone(UTC),
+            reason=str(data["reason"]),
+            kind=str(data.get("kind", "crash")),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +58,18 @@ class ChildStatus:
     uptime_seconds: float | None
     """For how long that has been there."""
     restarts: int
-    """How often it was started again."""
+    """How often it crashed and was started again."""
     history: tuple[RestartStatus, ...]
-    """The last of these restarts, the oldest first."""
+    """The last of its restarts, of every kind, the oldest first."""
     reason: str
     """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
+    trouble: str = ""
+    """Why it cannot be reached by its name, in words that follow that; empty when it can."""
+    due_in_seconds: float | None = None
+    """In how many seconds the next process is started, while it is ``backoff`` or ``failed``; ``None``: none is."""
     calls: int
     errors: int
-    """How many of these calls were answered with an error."""
+    """How many of these calls failed: the store or the way to it was broken. ``not_found`` and the like are answers."""
     in_flight: int
     """How many of them are not answered yet."""
     health: str
@@ -75,7 +85,7 @@ class ChildStatus:
     def from_map(cls, data: dict[str, Any]) -> ChildStatus:
         """Rebuild it from :meth:`to_map`. What a newer version added is left out."""
         history = tuple(RestartStatus.from_map(item) for item in data["history"])
-        return cls(**{name: data[name] for name in cls.__slots__} | {"history": history})
+        return cls(**_fields(cls, data) | {"history": history})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +99,21 @@ class TreeStatus:
     config: str
     """The configuration, as it was given."""
     uptime_seconds: float
+    trouble: str = ""
+    """Why its own name is not safe, in words that follow that; empty when it is."""
     children: tuple[ChildStatus, ...]
 
     @property
     def state(self) -> str:
-        """``ready`` when every child is, and every store is well; else ``degraded``."""
-        return READY if all(child.state == READY and not child.health for child in self.children) else DEGRADED
+        """``ready`` when every child is, can be reached by its name, and has a store that is well; else ``degraded``."""
+        if self.trouble or any(child.trouble or child.health for child in self.children):
+            return DEGRADED
+        return READY if all(child.state == READY for child in self.children) else DEGRADED
 
     def to_map(self) -> dict[str, Any]:
         """Return it as a map of JSON values, with its state."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"state": self.state, "children": [child.to_map() for child in self.children]}
+        own = {name: getattr(self, name) for name in self.__slots__}
+        return own | {"state": self.state, "children": [child.to_map() for child in self.children]}
 
     @classmethod
     def from_map(cls, data: dict[str, Any]) -> TreeStatus:
@@ -109,6 +123,11 @@ class TreeStatus:
         """
         try:
             children = tuple(ChildStatus.from_map(item) for item in data["children"])
-            return cls(**{name: data[name] for name in cls.__slots__} | {"children": children})
+            return cls(**_fields(cls, data) | {"children": children})
         except (KeyError, TypeError, ValueError) as cause:
             raise Error("validation_error", f"this is no map of a status: {cause!r}") from cause
+
+
+def _fields(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a map has of the fields of a kind. What an older version does not tell, has a default."""
+    return {field.name: data[field.name] for field in fields(kind) if field.name in data or field.default is MISSING}

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,12 +36,14 @@ def build(settings: Settings, log: LogStyle, **more: Any) -> Supervisor:
     :param more: the notifier and the callbacks of the :class:`~asm_supervisor.Supervisor`.
     :raises Error: ``storage_connection_failed`` when the runtime directory cannot be used.
     """
-    prepare_runtime_dir(settings.runtime_dir, settings.access.directory_mode)
+    prepare = functools.partial(prepare_runtime_dir, settings.runtime_dir, settings.access.directory_mode)
+    prepare()
     return Supervisor(
         specs(settings, log),
         name=settings.supervisor.name,
         start_method=settings.supervisor.start_method,
         preload=preload([store for _name, store, _options in settings.stores()]),
+        prepare=prepare,
         **policy(settings),
         **more,
     )
@@ -60,8 +63,14 @@ def policy(settings: Settings) -> dict[str, Any]:
 def specs(settings: Settings, log: LogStyle) -> list[ChildSpec]:
     """Return the children of a tree in the order in which they start: the backends as declared, then the composites."""
     runtime_dir = settings.runtime_dir
-    access = settings.access
-    terms = {"waits": True, "log": log, "limits": settings.limits, "access": access, "listen_mode": access.socket_mode}
+    terms = {
+        "waits": True,
+        "log": LogStyle(pretty=log.pretty),
+        "settings": {"log_level": log.level},  # told, and no reason for another process
+        "limits": settings.limits,
+        "access": settings.access,
+        "listen_mode": settings.access.socket_mode,
+    }
     return [
         *(_backend(backend, runtime_dir, terms) for backend in settings.backend),
         *(_composite(item, runtime_dir, terms) for item in settings.composite),
@@ -87,7 +96,9 @@ def worker_spec(
     kind = store if isinstance(store, str) else store.__qualname__
     own = {"store": store, "options": dict(options), "waits": waits}
     kwargs = {"name": name, **own, "log": log, "limits": limits, "access": access}
-    return ChildSpec(name=name, target=worker.main, kwargs=kwargs, listen=Path(path), description=f"worker: {kind}", **more)
+    return ChildSpec(
+        name=name, target=worker.main, kwargs=kwargs, listen=Path(path), rebinds=True, description=f"worker: {kind}", **more
+    )
 
 
 def composite_spec(
@@ -106,7 +117,9 @@ def composite_spec(
     stores = {"session_store": session_store, "artifact_store": artifact_store}
     kwargs = {"name": name, **stores, "waits": waits, "log": log, "limits": limits, "access": access}
     description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
-    return ChildSpec(name=name, target=composite.main, kwargs=kwargs, listen=Path(path), description=description, **more)
+    return ChildSpec(
+        name=name, target=composite.main, kwargs=kwargs, listen=Path(path), rebinds=True, description=description, **more
+    )
 
 
 def preload(stores: Sequence[str | type]) -> tuple[str, ...]:
@@ -139,7 +152,7 @@ def _composite(item: CompositeSettings, runtime_dir: str, terms: Mapping[str, An
 
 def _lifetime(child: BackendSettings | CompositeSettings) -> dict[str, Any]:
     """Return what the supervisor is to do with a child, by the names that it has for that."""
-    keys = ("restart", "on_failure", "start_timeout", "stop_timeout", "heartbeat_timeout")
+    keys = ("restart", "on_failure", "retry_after", "start_timeout", "stop_timeout", "heartbeat_timeout")
     return {key: getattr(child, key) for key in keys}
 
 

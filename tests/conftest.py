@@ -4,10 +4,14 @@ import functools
 import importlib.util
 import itertools
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +30,7 @@ hypothesis.settings.load_profile("asm")
 CAMPAIGN_SECONDS = 2 * 3600
 """How long a test may take with ``--campaign``."""
 
+FORK_SECONDS = 30
 PATIENCE = "60"
 PASSWORD = "a/secret:word@x"
 SETTINGS = {
@@ -47,6 +52,31 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("--campaign"):
         for item in items:
             item.add_marker(pytest.mark.timeout(CAMPAIGN_SECONDS))
+
+
+@pytest.fixture
+def in_a_fork():
+    """A function that runs something in a forked process, and returns its exit code; none, if it did not end."""
+
+    def run(work):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads and a fork
+            pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            except BaseException:  # noqa: BLE001  # nothing of the test itself may go on in the fork
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        with open(os.pidfd_open(pid), "rb", buffering=0) as process:
+            if not select.select([process], [], [], FORK_SECONDS)[0]:
+                os.kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    return run
 
 
 class Server:

@@ -27,6 +27,7 @@ __all__ = [
     "SqlSessionStore",
     "contract_of",
     "load",
+    "missing",
     "resolve",
 ]
 
@@ -48,8 +49,15 @@ EXTRAS: Final[dict[str, str]] = {
     "boto3": "s3",
     "botocore": "s3",
     "s3transfer": "s3",
+    "dill": "server",
+    "multiprocess": "server",
+    "pydantic": "server",
+    "rich": "server",
+    "setproctitle": "server",
+    "structlog": "server",
+    "typer": "server",
 }
-"""The packages that our stores need, and the extra of this distribution that brings each."""
+"""The packages that our stores and processes need, and the extra of this distribution that brings each."""
 
 _CLASSES: Final = {reference.partition(":")[2]: reference for reference in STORES.values()}
 
@@ -80,7 +88,7 @@ def load(reference: str) -> type:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise _refused(reference, f"there is no module {error.name!r}") from error
-        raise _missing(reference, error) from error
+        raise missing(f"the store {reference}", error, store=reference) from error
     except Exception as error:  # a module may raise anything at all while it is imported
         raise _refused(reference, f"importing {module_name!r} failed: {error!r}") from error
     found = getattr(module, class_name, None)
@@ -141,13 +149,17 @@ def _refused(reference: Any, problem: str) -> Error:
     )
 
 
-def _missing(reference: str, error: ModuleNotFoundError) -> Error:
-    """Name the package that a store needs, and how to get it."""
+def missing(who: str, error: ModuleNotFoundError, **details: str) -> Error:
+    """Return the error that names the package which somebody needs, and how to get it.
+
+    :param who: who needs it, as the subject of a sentence.
+    :param details: what else a program may want to know.
+    """
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
     remedy = f'pip install "asm-store[{extra}]"' if extra else f"the package that provides {package!r}"
     return Error(
         "dependency_not_available",
-        f"the store {reference} needs the package {package!r}, which is not installed; to install: {remedy}",
-        details={"store": reference, "package": package, "install": remedy},
+        f"{who} needs the package {package!r}, which is not installed; to install: {remedy}",
+        details={**details, "package": package, "install": remedy},
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from asm.core.errors import Error
+from asm.core.forks import tell_of_forks
 from asm.core.values import Event, Run
 from asm.ports import ExecutionResult
 
@@ -85,6 +86,7 @@ class Appends:
         self._lock = threading.Lock()
         self._callbacks: dict[object, Callback] = {}
         self._waiting: dict[str, set[threading.Event]] = {}
+        tell_of_forks(self)
 
     def announce(self, session_ids: Iterable[str] | None) -> None:
         """Tell that sessions have new events. Called after the commit, by whichever thread made it.
@@ -103,6 +105,9 @@ class Appends:
                     callback(session_id)
                 except Exception:  # noqa: BLE001  # the events are stored: whoever appended them must not be told of a failure
                     _log.exception("a subscriber to appends failed")
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()  # the old one may be held by a thread that is not here
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
         """Have the callback told of every append from now on.

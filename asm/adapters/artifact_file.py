@@ -28,7 +28,7 @@ import struct
 import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asm.core.checks import MAX_KEY_BYTES
 from asm.core.errors import Error
@@ -62,14 +62,15 @@ def pack_header(info: ArtifactInfo) -> bytes:
     return head + CHECK.pack(zlib.crc32(head))
 
 
-def failure(code: str, doing: str, path: Path, error: OSError) -> Error:
+def failure(code: str, doing: str, path: Path, error: OSError, **details: Any) -> Error:
     """Return the error that stands for a failed system call.
 
     :param code: ``storage_read_failed`` or ``storage_write_failed``.
     :param doing: what was being done, in words that fit behind "failed to".
+    :param details: more facts for a program.
     """
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    details = {"errno": name, "path": str(path), "cause": str(error)}
+    details = {"errno": name, "path": str(path), "cause": str(error), **details}
     return Error(code, f"failed to {doing}: {error.strerror or error} ({name}) at {path}", details=details)
 
 
@@ -78,6 +79,8 @@ class FileReader(io.RawIOBase):
 
     :param path: the file. A link is not followed, and what is no plain file is not waited for.
     :param key: the key that the file must be of; ``None`` takes any.
+    :param below: the descriptor of a directory and the path of the file from there on, to open it by; the path is for
+        messages then. The descriptor is not needed any more once the reader is made.
     :raises FileNotFoundError: when there is no such file.
     :raises Error: ``storage_read_failed`` for a file that cannot be read, and one that is no artifact's or is damaged.
     """
@@ -85,11 +88,12 @@ class FileReader(io.RawIOBase):
     info: ArtifactInfo
     """What the header tells."""
 
-    def __init__(self, path: Path, key: str | None = None) -> None:
+    def __init__(self, path: Path, key: str | None = None, *, below: tuple[int, str] | None = None) -> None:
         super().__init__()
         self._path = path
+        directory, name = below or (None, path)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            self._descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -9,6 +9,7 @@ import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from asm.adapters import missing
 from asm.core import checks
 from asm.core.errors import Error
 
@@ -26,20 +27,34 @@ class Adapter:
     artifact that moves in pieces is put and opened in a thread in any case."""
 
     closed: bool = False
-    """Whether :meth:`close` was called."""
+    """Whether :meth:`close` was called, or the store is another process's."""
+
+    _inherited: bool = False
+    """Whether it is that of the process from which this one was forked."""
 
     def close(self) -> None:
         """Give back what the store holds. Closing twice is no error; calls that come after it are refused."""
         self.closed = True
 
     def require_open(self) -> None:
-        """Refuse a call that comes after :meth:`close`.
+        """Refuse a call that comes after :meth:`close`, or in a process that was forked from the one that opened the store.
 
-        :raises Error: ``storage_error`` with the reason ``closed``.
+        :raises Error: ``storage_error`` with the reason ``closed`` or ``forked``.
         """
         if self.closed:
             name = type(self).__name__
+            if self._inherited:
+                problem = f"this {name} was opened before this process was forked, and is its parent's; open it anew here"
+                raise Error("storage_error", problem, details={"reason": "forked"})
             raise Error("storage_error", f"this {name} is closed; make a new one", details={"reason": "closed"})
+
+    def _forked(self) -> None:
+        """Leave the store to the parent, in a forked process that was promised to be told (:mod:`asm.core.forks`).
+
+        Nothing of it is closed here: its threads are not in this process, and its connections are in use in the other.
+        """
+        if not self.closed:
+            self.closed = self._inherited = True
 
     @classmethod
     def preflight(cls, **options: Any) -> None:
@@ -71,7 +86,10 @@ class Adapter:
         :returns: a handle with the operations of the store, which is a context manager.
         :raises Error: as :meth:`preflight`, and whatever kept the store from starting.
         """
-        from asm.linked import start_link  # noqa: PLC0415  # a store that is used without processes does not load them
+        try:
+            from asm.linked import start_link  # noqa: PLC0415  # a store that is used without processes does not load them
+        except ModuleNotFoundError as error:
+            raise missing("start_link", error) from error
 
         return start_link(cls, options, name=name, runtime_dir=runtime_dir, timeout=timeout)
 

@@ -63,12 +63,13 @@ def make_directories(directory: Path) -> None:
         sync_directory(path.parent)
 
 
-def sync_directory(directory: Path) -> None:
+def sync_directory(directory: str | Path, *, dir_fd: int | None = None) -> None:
     """Make the entries of a directory last through a power loss.
 
+    :param dir_fd: the descriptor of the directory that a relative path begins at.
     :raises OSError: when that failed.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,12 +2,16 @@
 
 ::
 
+    root/asm-store.json           tells that it is a store, and which one (:mod:`asm.adapters.roots`)
     root/tmp/…                    what is being put; a file that nobody has locked is the leftover of a dead process
     root/objects/ab/abcd…ef       one file an artifact (:mod:`asm.adapters.artifact_file`), SHA-256 of its key
 
 A ``put`` writes a temporary file, syncs it, renames it to its place and syncs the directory: so it lasts once it
 returned, replaces as a whole, and leaves the old artifact when it fails. No key can reach a file outside the root, because no
 part of a key is ever part of a path. Any number of threads and processes may use one root.
+
+Every call works below a descriptor of the root, which is held for so long; see there why. Directories that are empty may be
+removed by anybody at any moment, and are made again.
 """
 
 # ruff: noqa: D102  # the operations are documented in asm.ports, once
@@ -31,8 +35,10 @@ from typing import Any, BinaryIO, Final, cast
 
 from asm.adapters.artifact_file import FileReader, failure, header_size, pack_header
 from asm.adapters.base import Adapter
-from asm.adapters.directories import check_place, check_text, make_directories, sync_directory
+from asm.adapters.directories import check_text, sync_directory
+from asm.adapters.roots import DIRECTORY, NAME, OBJECTS, TMP, Root, examine
 from asm.chunks import CHUNK, chunks
+from asm.core import checks
 from asm.core.errors import Error
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
@@ -42,9 +48,11 @@ __all__ = ["FileArtifactStore"]
 
 _log: Final = logging.getLogger(__name__)
 
-NAME: Final = re.compile(r"[0-9a-f]{64}")
-"""The names of our files in ``objects``."""
+TEMPORARY: Final = re.compile(r"[0-9a-f]{16}-[0-9]+")
+"""The names of our files in ``tmp``. Others are somebody else's."""
 
+ATTEMPTS: Final = 10
+"""How often a directory is made again that somebody removes before there is anything in it."""
 
 WRITE_BEHIND: Final = 8 * CHUNK
 """After how many bytes the disk begins with them. Left alone it would begin when all have come, and everybody would wait."""
@@ -54,49 +62,60 @@ WRITE_BEHIND: Final = 8 * CHUNK
 class FileArtifactStore(Adapter):
     """An artifact store in a directory. What a call acknowledged survives a power loss.
 
-    :param root: the directory; made with the missing ones above it, readable by its owner only.
-    :raises Error: ``validation_error``, or ``storage_write_failed`` when the directories cannot be made.
+    :param root: the directory, empty or a store's already; made with the missing ones above it, readable by its owner only.
+    :param create: whether a store is made where there is none. Without, that is waited for.
+    :raises Error: ``validation_error``, also for a directory that holds other things and is no store; ``storage_read_failed``
+        with ``details["away"]`` when a store that was there is away; ``storage_write_failed`` when none can be made.
     """
 
-    def __init__(self, *, root: str | os.PathLike[str]) -> None:
-        FileArtifactStore.preflight(root=root)  # a subclass may take more
-        self._root = Path(root).absolute()
-        self._objects = self._root / "objects"
-        self._tmp = self._root / "tmp"
+    def __init__(self, *, root: str | os.PathLike[str], create: bool = True) -> None:
+        self._root = Root(_check(root, create=create), create=create)
         self._names = map(f"{secrets.token_hex(8)}-{{}}".format, itertools.count())
-        self._made: set[Path] = set()
-        try:
-            for directory in (self._objects, self._tmp):
-                make_directories(directory)
-            self._remove_leftovers()
-        except OSError as error:
-            raise failure("storage_write_failed", "make the directories of the artifact store", self._root, error) from error
+        self._synced: set[str] = set()
+        with self._root.held("storage_read_failed", "open the artifact store") as opened:
+            _remove_leftovers(opened)
 
     @classmethod
     def preflight(cls, **options: Any) -> None:
-        """Check that the root can be written to, or could be made."""
+        """Check that the root is a store, or that one could be made there. One that is away is no mistake."""
         super().preflight(**options)
-        check_place(Path(check_text(options["root"], "root")), "root")
+        create = options.get("create", True)
+        try:
+            examine(_check(options["root"], create=create), create=create)
+        except Error as error:
+            if error.details.get("away") is not True:
+                raise
+
+    def ping(self) -> None:
+        """See that the root is there.
+
+        :raises Error: ``storage_read_failed``, with ``details["away"]`` when it is not.
+        """
+        self.require_open()
+        with self._root.held("storage_read_failed", "look at the artifact store"):
+            pass
 
     def put(self, key: str, data: Data) -> None:
         self.require_open()
-        path, doing = self._path(key), f"put {key!r}"
-        with _writing(doing, path):
-            temporary, descriptor = self._new_file()
-        try:
-            self._write(descriptor, key, data, path)
+        name, doing = _name(key), f"put {key!r}"
+        path = self._root.path / name
+        with self._root.held("storage_write_failed", doing) as root:
             with _writing(doing, path):
-                os.fsync(descriptor)
-                self._make_directory(path.parent)
-                temporary.rename(path)
-        except BaseException:
-            with suppress(OSError):  # what cannot be removed now is removed at the next start
-                temporary.unlink()
-            raise
-        finally:
-            os.close(descriptor)
-        with _writing(doing, path):
-            sync_directory(path.parent)
+                temporary, descriptor = self._new_file(root)
+            try:
+                self._write(descriptor, key, data, path)
+                with _writing(doing, path):
+                    os.fsync(descriptor)
+                    self._move(root, temporary, name)
+            except BaseException:
+                with suppress(OSError):  # what cannot be removed now is removed at the next start
+                    os.unlink(temporary, dir_fd=root)
+                raise
+            finally:
+                with suppress(OSError):  # it is synced, or of no use
+                    os.close(descriptor)
+            with _writing(doing, path, outcome="unknown"):  # it is there, and may be gone after a power loss
+                self._sync(root, _above(name))
 
     def get(self, key: str) -> bytes:
         with self._reader(key) as reader:
@@ -104,10 +123,14 @@ class FileArtifactStore(Adapter):
 
     def delete(self, key: str) -> None:
         self.require_open()
-        path = self._path(key)
-        with _writing(f"delete {key!r}", path), suppress(FileNotFoundError):
-            path.unlink()
-            sync_directory(path.parent)
+        name, doing = _name(key), f"delete {key!r}"
+        path = self._root.path / name
+        with self._root.held("storage_write_failed", doing) as root:
+            with _writing(doing, path), suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=root)
+            # Also when it was gone already: whoever deleted it may have failed just here.
+            with _writing(doing, path, outcome="unknown"), suppress(FileNotFoundError):
+                sync_directory(_above(name), dir_fd=root)
 
     def open(self, key: str) -> BinaryIO:
         reader = self._reader(key)
@@ -119,27 +142,33 @@ class FileArtifactStore(Adapter):
 
     def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
         self.require_open()
-        found = (info for info in self._all() if info.key.startswith(prefix) and (after is None or info.key > after))
-        return sorted(found, key=_key) if limit is None else heapq.nsmallest(limit, found, key=_key)
-
-    def _path(self, key: str) -> Path:
-        name = hashlib.sha256(key.encode()).hexdigest()
-        return self._objects / name[:2] / name
+        with self._root.held("storage_read_failed", "list the artifacts") as root:
+            found = (info for info in self._all(root) if info.key.startswith(prefix) and (after is None or info.key > after))
+            return sorted(found, key=_key) if limit is None else heapq.nsmallest(limit, found, key=_key)
 
     def _reader(self, key: str) -> FileReader:
         self.require_open()
+        name = _name(key)
         try:
-            return FileReader(self._path(key), key)
+            with self._root.held("storage_read_failed", f"get {key!r}") as root:
+                return FileReader(self._root.path / name, key, below=(root, name))
         except FileNotFoundError as error:
             raise Error("not_found", f"there is no artifact {key!r}", details={"key": key}) from error
 
-    def _new_file(self) -> tuple[Path, int]:
+    def _new_file(self, root: int) -> tuple[str, int]:
         """Make a temporary file, and lock it to tell that its writer lives."""
+        attempts = ATTEMPTS
         while True:
-            path = self._tmp / next(self._names)
+            path = f"{TMP}/{next(self._names)}"
             try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root)
             except FileExistsError:  # a process forked from this one takes names from the same row
+                continue
+            except FileNotFoundError:
+                attempts -= 1
+                if not attempts:
+                    raise
+                _make_directory(root, TMP)
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,40 +208,99 @@ class FileArtifactStore(Adapter):
                 buffer[:room] = pack_header(info)
                 _write_all(descriptor, buffer)
 
-    def _make_directory(self, directory: Path) -> None:
-        """Make one of the directories of ``objects``, and sync its entry once in the life of this store."""
-        if directory not in self._made:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self._objects)
-            self._made.add(directory)
+    def _move(self, root: int, temporary: str, name: str) -> None:
+        """Rename a file to its place."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=root)
+            except FileNotFoundError:
+                if not left:
+                    raise
+                self._synced.discard(_above(name))
+                _make_directory(root, _above(name))
+            else:
+                return
 
-    def _remove_leftovers(self) -> None:
-        """Remove what dead processes were writing. A lock tells the living."""
-        for path in self._tmp.iterdir():
+    def _sync(self, root: int, directory: str) -> None:
+        """Sync a directory; and once in the life of this store, or of the directory, what leads to it."""
+        sync_directory(directory, dir_fd=root)
+        if directory not in self._synced:
+            for above in (OBJECTS, "."):
+                sync_directory(above, dir_fd=root)
+            self._synced.add(directory)
+
+    def _all(self, root: int) -> Iterator[ArtifactInfo]:
+        """Yield what is known of each artifact. What is not ours is passed over, and what is damaged is logged, too."""
+        try:
+            for directory in filter(DIRECTORY.fullmatch, _entries(root, OBJECTS)):
+                for entry in filter(NAME.fullmatch, set(_entries(root, f"{OBJECTS}/{directory}"))):
+                    name = f"{OBJECTS}/{directory}/{entry}"
+                    if (info := _info(self._root.path / name, root, name)) and _name(info.key) == name:
+                        yield info
+        except OSError as error:
+            raise failure("storage_read_failed", "list the artifacts", self._root.path / OBJECTS, error) from error
+
+
+def _check(root: Any, *, create: Any) -> Path:
+    """Check the options, and return where the root is."""
+    path = Path(check_text(root, "root")).absolute()
+    if not isinstance(create, bool):
+        checks.refuse("create", f"must be true or false, not {checks.shown(create)}")
+    return path
+
+
+def _name(key: str) -> str:
+    """Return the path of an artifact's file from the root on."""
+    name = hashlib.sha256(key.encode()).hexdigest()
+    return f"{OBJECTS}/{name[:2]}/{name}"
+
+
+def _above(name: str) -> str:
+    """Return the directory of a file, or of a directory; nothing for one that is right below the root."""
+    return name.rpartition("/")[0]
+
+
+def _make_directory(root: int, directory: str) -> None:
+    """Make a directory, or the one above it if that is missing, unless somebody else is faster."""
+    with suppress(FileExistsError):
+        try:
+            os.mkdir(directory, 0o700, dir_fd=root)
+        except FileNotFoundError:
+            if above := _above(directory):
+                _make_directory(root, above)
+
+
+def _remove_leftovers(root: int) -> None:
+    """Remove what dead processes were writing. A lock tells the living."""
+    with suppress(OSError):
+        for name in filter(TEMPORARY.fullmatch, _entries(root, TMP)):
             with suppress(OSError):  # another store was faster, its writer lives, or it is nothing of ours
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+                descriptor = os.open(f"{TMP}/{name}", flags, dir_fd=root)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()  # no name is used twice, so if its writer renamed it before the lock, nothing is there
+                    # No name is used twice, so if its writer renamed it before the lock, nothing is there.
+                    os.unlink(f"{TMP}/{name}", dir_fd=root)
                 finally:
                     os.close(descriptor)
 
-    def _all(self) -> Iterator[ArtifactInfo]:
-        """Yield what is known of each artifact. What is not ours is passed over, and what is damaged is logged, too."""
-        try:
-            directories = [Path(entry.path) for entry in os.scandir(self._objects) if entry.is_dir(follow_symlinks=False)]
-            for directory in directories:
-                for name in set(os.listdir(directory)):  # noqa: PTH208  # names are what is needed
-                    if NAME.fullmatch(name) and (info := _info(directory / name)) and self._path(info.key).name == name:
-                        yield info
-        except OSError as error:
-            raise failure("storage_read_failed", "list the artifacts", self._objects, error) from error
+
+def _entries(root: int, directory: str) -> list[str]:
+    """Return the names in a directory; none if there is no such directory."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        return os.listdir(descriptor)  # noqa: PTH208  # a path would not be below the root that is held
+    finally:
+        os.close(descriptor)
 
 
-def _info(path: Path) -> ArtifactInfo | None:
+def _info(path: Path, root: int, name: str) -> ArtifactInfo | None:
     """Return what a file's header tells, if it is still there and tells it."""
     try:
-        with FileReader(path) as reader:
+        with FileReader(path, below=(root, name)) as reader:
             return reader.info
     except FileNotFoundError:
         return None
@@ -234,12 +322,12 @@ def _write_all(descriptor: int, data: bytearray) -> None:
 
 
 @contextmanager
-def _writing(doing: str, path: Path) -> Iterator[None]:
-    """Turn a failed system call into a ``storage_write_failed``."""
+def _writing(doing: str, path: Path, **details: str) -> Iterator[None]:
+    """Turn a failed system call into a ``storage_write_failed`` with these details."""
     try:
         yield
     except OSError as error:
-        raise failure("storage_write_failed", doing, path, error) from error
+        raise failure("storage_write_failed", doing, path, error, **details) from error
 
 
 def _key(info: ArtifactInfo) -> str:

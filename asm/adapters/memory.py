@@ -21,6 +21,7 @@ from typing import ClassVar, Generic, TypeVar
 from asm.adapters.appends import Appends, flushed_run, numbered, require_same_session
 from asm.adapters.base import Adapter
 from asm.core.errors import Error
+from asm.core.forks import tell_of_forks
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus
 from asm.operations import implements
 from asm.ports import ExecutionResult, SessionStore
@@ -51,11 +52,16 @@ class InMemorySessionStore(Adapter):
         )
         self._events: dict[str, Event] = {}
         self._logs: dict[str, _Log] = {}
+        tell_of_forks(self)
 
     def close(self) -> None:
         """Refuse further calls, and end those that wait."""
         super().close()
         self.appends.announce(None)
+
+    def _forked(self) -> None:
+        super()._forked()
+        self._lock = threading.Lock()  # the old one may be held by a thread that is not here
 
     # -- Sessions -------------------------------------------------------------------------------------------------
 

@@ -8,14 +8,14 @@ from typing import Annotated, Final
 import typer
 
 from asm._version import __version__
+from asm.cli import EXIT_UNAVAILABLE
 from asm.config import ConfigError, Settings, read
 
 __all__ = ["EXIT_CONFIG", "EXIT_SOFTWARE", "EXIT_UNAVAILABLE", "EXIT_USAGE", "Config", "Version", "read_config"]
 
 EXIT_USAGE: Final = 2
-EXIT_UNAVAILABLE: Final = 69
-"""As the next two, from sysexits.h: something that is needed is not there."""
 EXIT_SOFTWARE: Final = 70
+"""As the next one, from sysexits.h."""
 EXIT_CONFIG: Final = 78
 
 

@@ -158,8 +158,8 @@ def _show(tree: TreeStatus) -> None:
     console = Console(highlight=False)
     rows = [_row(child) for child in tree.children]
     title = f"{tree.name}: {tree.state} (pid {tree.pid}, up {_duration(tree.uptime_seconds)}, {tree.config})"
-    notes = [f"{child.name} {child.reason}" for child in tree.children if child.reason and child.state != READY]
-    notes += [f"{child.name} is not well: {child.health}" for child in tree.children if child.health and child.state == READY]
+    notes = [f"{tree.name} {tree.trouble}"] if tree.trouble else []
+    notes += [note for child in tree.children for note in _notes(child)]
     if console.is_terminal:
         console.print(f"[bold {_colour(tree.state)}]{escape(title)}[/]")
         table = Table(box=None)
@@ -191,6 +191,17 @@ def _row(child: ChildStatus) -> tuple[str, ...]:
         "-" if child.memory_bytes is None else f"{child.memory_bytes / 2**20:.1f} MiB",
         child.description,
     )
+
+
+def _notes(child: ChildStatus) -> Iterator[str]:
+    """Say what is the matter with a child."""
+    if child.trouble:
+        yield f"{child.name} {child.trouble}"
+    if child.reason and child.state != READY:
+        due = "" if child.due_in_seconds is None else f"; the next try is in {_duration(child.due_in_seconds)}"
+        yield f"{child.name} {child.reason}{due}"
+    if child.health and child.state == READY:
+        yield f"{child.name} is not well: {child.health}"
 
 
 def _colour(state: str) -> str:

@@ -19,6 +19,7 @@ from rich.table import Table
 from asm.cli.common import EXIT_SOFTWARE, EXIT_UNAVAILABLE, Config, Version, read_config
 from asm.config import Settings
 from asm.core.errors import Error
+from asm.processes.descriptors import room_for_children
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.running import Exit, RunningTree, Snapshot
 
@@ -35,7 +36,8 @@ def main(
 ) -> None:
     """Run the stores of CONFIG as a tree of processes, in the foreground.
 
-    SIGTERM and SIGINT stop the tree in reverse order of its start. A second one kills it. SIGHUP has CONFIG read again.
+    SIGTERM and SIGINT stop the tree in reverse order of its start. A second one kills it. SIGHUP has CONFIG read again;
+    when it comes because the terminal is gone, it stops the tree.
     """
     settings = read_config(config)
     if check:
@@ -51,6 +53,7 @@ def _run(config: Path, settings: Settings) -> int:
     setproctitle.setproctitle(f"asm: {name} (asm-supervise {config})")
     style = LogStyle(pretty=sys.stderr.isatty(), level=settings.supervisor.log_level)
     log_to_stderr(name, style)
+    room_for_children(len(settings.backend) + len(settings.composite))
     try:
         ended = RunningTree(config, settings, style, on_ready=lambda children: _announce(settings, children)).run()
     except Error as error:

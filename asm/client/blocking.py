@@ -3,7 +3,7 @@
     thread ──► a connection of its own for the length of the call ──► request, response ──► back to the idle ones
 
 Connections are made when they are needed and kept. One that failed, or whose call ran out of time, is closed, which
-also tells the other side to drop the call. A process that forks leaves its connections to the parent.
+also tells the other side to drop the call. A process that is forked leaves the connections to its parent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import math
 import os
 import socket
-import struct
 import time
 import weakref
 from collections import deque
@@ -21,6 +20,7 @@ from collections.abc import Generator
 from typing import Any, Final, Self
 
 from asm.client.calling import (
+    BUSY_SECONDS,
     DEFAULT_TIMEOUT,
     Broken,
     Late,
@@ -32,16 +32,18 @@ from asm.client.calling import (
     not_reachable,
     outgoing,
     proxies,
+    reach,
     timed_out,
     whole,
 )
 from asm.core.errors import Error
+from asm.core.forks import tell_of_forks
 from asm.operations import Operation
 from asm.ports import ArtifactStore, SessionStore
 from asm.wire.calls import decode_result
 from asm.wire.frames import FrameError, Splitter, frame, framed
 from asm.wire.messages import REFUSED, MessageError, Packer, decode_response, is_response, read_head, read_refusal
-from asm.wire.names import check_listener, check_owner, socket_path
+from asm.wire.names import check_owner, socket_path
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, chunk, more, read_stream, streamed
 
 __all__ = ["Client", "connect"]
@@ -53,7 +55,7 @@ RECEIVE_BYTES: Final = 32 * 1024
 """How much is asked for at the least. A buffer that is much larger costs more than the rest of the system call."""
 
 TICKS: Final = 64
-"""In what part of a second the kernel's time limits are set, rounded up: so they seldom have to be set anew."""
+"""In what part of a second the time limit of a socket is set, rounded up: so it seldom has to be set anew."""
 
 
 def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = DEFAULT_TIMEOUT) -> Client:
@@ -68,7 +70,9 @@ def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, tim
     :raises Error: ``storage_connection_failed`` when no store is running under this name, ``validation_error`` for what
         is no name or no timeout.
     """
-    return Client(name, socket_path(name, runtime_dir), timeout)  # type: ignore[abstract]  # the decorator gives it the methods
+    client = Client(name, socket_path(name, runtime_dir), timeout)  # type: ignore[abstract]  # the decorator gives it the methods
+    client._reach()  # noqa: SLF001  # the module's own class
+    return client
 
 
 def _proxy(operation: Operation) -> Any:
@@ -82,7 +86,8 @@ def _proxy(operation: Operation) -> Any:
 class Client(SessionStore, ArtifactStore):
     """A handle of a store in another process, with the operations of both contracts. Made by :func:`connect`.
 
-    A context manager that closes its connections at the end.
+    A context manager that closes its connections at the end. Copies of it, and what comes out of a pickle, are handles of
+    the same store with connections of their own.
     """
 
     def __init__(self, name: str, path: str, timeout: float) -> None:
@@ -92,8 +97,14 @@ class Client(SessionStore, ArtifactStore):
         self._idle: deque[_Connection] = deque()  # its append and pop need no lock
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._closed = False
+        tell_of_forks(self)
+
+    def _reach(self) -> None:
+        """Connect now, and not with the first call.
+
+        :raises Error: ``storage_connection_failed`` when no store is running under the name.
+        """
         self._idle.append(self._connect(self._timeout))
-        _CLIENTS.add(self)
 
     def close(self) -> None:
         """Close the connections. Calls that are under way in other threads end first."""
@@ -111,6 +122,9 @@ class Client(SessionStore, ArtifactStore):
     def __del__(self) -> None:
         if hasattr(self, "_idle"):
             self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.name, self.path, self._timeout, self._closed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.name} at {self.path}>"
@@ -196,7 +210,7 @@ class Client(SessionStore, ArtifactStore):
         check_owner(self.path)
         try:
             connection = _Connection(self.path, seconds)
-        except OSError as error:
+        except (OSError, Late) as error:
             raise not_reachable(self.name, self.path, error) from error
         self._all.add(connection)
         return connection
@@ -206,6 +220,16 @@ class Client(SessionStore, ArtifactStore):
         for connection in list(self._all):
             connection.close()
         self._idle.clear()
+
+
+def _unpickled(name: str, path: str, timeout: float, closed: bool) -> Client:
+    """Return a handle with connections of its own, made by its first calls: a copy, perhaps in another process.
+
+    That of a linked store is a plain handle. The process stays that of the one that started it.
+    """
+    client = Client(name, path, timeout)  # type: ignore[abstract]  # as above
+    client._closed = closed  # noqa: SLF001  # the module's own class
+    return client
 
 
 class Stale(Broken):
@@ -225,11 +249,12 @@ class _Connection:
         self._msgid = 0
         self._window = 0
         self._taken = 0
-        self._limits = {socket.SO_SNDTIMEO: 0, socket.SO_RCVTIMEO: 0}
+        self._ticks = 0
         try:
-            self._limit(socket.SO_SNDTIMEO, time.monotonic() + seconds)
-            self._socket.connect(path)
-            check_listener(self._socket, path)
+            self._socket.setblocking(False)
+            deadline = time.monotonic() + seconds
+            while not reach(self._socket, path):
+                time.sleep(min(BUSY_SECONDS, _left(deadline)))
         except BaseException:
             self._socket.close()
             raise
@@ -330,39 +355,38 @@ class _Connection:
         if self._bodies:
             return True
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
+            self._receive(0)
+        except Late:
             return False
-        except OSError:
-            return True
         return True
 
     def _read(self, deadline: float) -> bytes:
         """Return the next message."""
+        while not self._bodies:
+            self._receive(_left(deadline))
+        return self._bodies.popleft()
+
+    def _receive(self, seconds: float) -> None:
+        """Take in what arrives next."""
         try:
-            while not self._bodies:
-                self._limit(socket.SO_RCVTIMEO, deadline)
-                data = self._socket.recv(max(self._splitter.missing, RECEIVE_BYTES))
-                if not data:
-                    raise Broken("the store closed the connection")
-                self._bodies.extend(self._splitter.feed(data))
-        except BlockingIOError:
+            self._limit(seconds)
+            data = self._socket.recv(max(self._splitter.missing, RECEIVE_BYTES))
+            if not data:
+                raise Broken("the store closed the connection")
+            self._bodies.extend(self._splitter.feed(data))
+        except (TimeoutError, BlockingIOError):
             raise Late from None
         except (OSError, FrameError) as error:
             raise Broken(str(error)) from error
-        return self._bodies.popleft()
 
     def _write(self, deadline: float, *parts: bytes | memoryview) -> None:
         sent = 0
+        data = memoryview(b"".join(parts))
         try:
-            self._limit(socket.SO_SNDTIMEO, deadline)
-            sent = self._socket.sendmsg(parts)
-            if sent < sum(map(len, parts)):
-                rest = memoryview(b"".join(parts))[sent:]
-                while rest:  # not sendall, which would begin its time anew with each part that is taken
-                    self._limit(socket.SO_SNDTIMEO, deadline)
-                    rest = rest[self._socket.send(rest) :]
-        except BlockingIOError:
+            while sent < len(data):  # not sendall, which would begin its time anew with each part that is taken
+                self._limit(_left(deadline))
+                sent += self._socket.send(data[sent:], socket.MSG_NOSIGNAL)
+        except TimeoutError:
             raise Late from None
         except BrokenPipeError as error:
             self._find_refusal()
@@ -376,23 +400,34 @@ class _Connection:
         :raises Error: what it said.
         """
         try:
-            bodies = self._splitter.feed(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
-            refusal = next(filter(None, map(read_refusal, bodies)), None)
-        except (OSError, FrameError, MessageError):
+            self._receive(0)
+            refusal = next(filter(None, map(read_refusal, self._bodies)), None)
+        except (Late, Broken, MessageError):
             return
         if refusal is not None:
             raise refusal
 
-    def _limit(self, option: int, deadline: float) -> None:
-        """Let the kernel end a system call in time, which spares the poll before each that ``settimeout`` brings."""
-        seconds = deadline - time.monotonic()
-        if seconds <= 0:
-            raise Late
+    def _limit(self, seconds: float) -> None:
+        """Set how long the next system call may take. An interrupted one goes on with what is left of that time.
+
+        The time limit is the socket's own, and nothing of the kernel's: that one would begin anew with each signal, and
+        greenlets would not know of it.
+        """
         ticks = math.ceil(seconds * TICKS)
-        if ticks != self._limits[option]:
-            whole, part = divmod(ticks, TICKS)
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, part * 1_000_000 // TICKS))
-            self._limits[option] = ticks
+        if ticks != self._ticks:
+            self._socket.settimeout(ticks / TICKS)
+            self._ticks = ticks
+
+
+def _left(deadline: float) -> float:
+    """Return how many seconds are left.
+
+    :raises Late: when there are none.
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise Late
+    return seconds
 
 
 class _Reader(io.RawIOBase):
@@ -430,17 +465,3 @@ class _Reader(io.RawIOBase):
         """Let go of the connection, if the end was not reached."""
         self._pieces.close()
         super().close()
-
-
-_TIMEVAL: Final = struct.Struct("ll")
-"""``struct timeval``: seconds and microseconds."""
-
-_CLIENTS: Final[weakref.WeakSet[Client]] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for client in list(_CLIENTS):
-        client._forked()  # noqa: SLF001  # the module's own class
-
-
-os.register_at_fork(after_in_child=_forked)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
@@ -17,10 +20,12 @@ from asm.operations import CONTRACTS, OPERATIONS, Operation
 from asm.wire.calls import encode_arguments
 from asm.wire.frames import MAX_FRAME, frame
 from asm.wire.messages import Packer, read_head
+from asm.wire.names import check_listener
 from asm.wire.scan import MAX_VALUES, values_in
 from asm.wire.streams import PIECE, counted
 
 __all__ = [
+    "BUSY_SECONDS",
     "DEFAULT_TIMEOUT",
     "Broken",
     "Late",
@@ -32,6 +37,7 @@ __all__ = [
     "not_reachable",
     "outgoing",
     "proxies",
+    "reach",
     "timed_out",
     "whole",
 ]
@@ -43,6 +49,10 @@ DEFAULT_TIMEOUT: Final = 5.0
 
 MAX_TIMEOUT: Final = 366 * 86400
 """How many seconds a call may take at the most: a year, which the clocks of every system can hold."""
+
+
+BUSY_SECONDS: Final = 0.01
+"""How long to wait before connecting again to a socket on which no more connections can queue. No event tells of room there."""
 
 
 def proxies(make: Callable[[Operation], Callable[..., Any]]) -> Callable[[C], C]:
@@ -176,9 +186,28 @@ def whole(first: bytes, pieces: Iterable[bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def not_reachable(name: str, path: str, cause: OSError) -> Error:
+def reach(connection: socket.socket, path: str) -> bool:
+    """Connect a socket that does not block, and verify who listens; tell whether there was room to queue.
+
+    :raises OSError: when nobody listens.
+    :raises Error: when somebody does whom we do not trust.
+    """
+    failed = connection.connect_ex(path)
+    if failed == errno.EAGAIN:
+        return False
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    check_listener(connection, path)
+    return True
+
+
+def not_reachable(name: str, path: str, cause: OSError | Late) -> Error:
     """Say that no store answers to a name, and what to do."""
-    why = "is not there" if isinstance(cause, FileNotFoundError) else f"cannot be connected to ({cause.strerror or cause})"
+    if isinstance(cause, FileNotFoundError):
+        why = "is not there"
+    else:
+        reason = "too many wait to be connected" if isinstance(cause, Late) else cause.strerror or cause
+        why = f"cannot be connected to ({reason})"
     return Error(
         "storage_connection_failed",
         f"no store is running under the name {name!r}: {path} {why}; start one with `asm-supervise CONFIG`, "

@@ -140,11 +140,24 @@ def _list(value: list[Any], depth: int, left: list[int]) -> FrozenList:
 def _value(item: Any, depth: int, left: list[int]) -> Any:
     """Freeze any value."""
     of = type(item)
-    if of is str or isinstance(item, str):
-        return item if of is str and item.isascii() else _text(item)
+    if of is str:
+        return item if item.isascii() else _text(item)
+    if of is dict:
+        return _map(item, depth, left)
+    if of is list:
+        return _list(item, depth, left)
     if of is bool or item is None:
         return item
-    if of is int or of is float or isinstance(item, int | float):
+    if of is int or of is float:
+        return _number(item)
+    return _other(item, depth, left)
+
+
+def _other(item: Any, depth: int, left: list[int]) -> Any:
+    """Freeze a value of a type that stands for one of JSON's."""
+    if isinstance(item, str):
+        return _text(item)
+    if isinstance(item, int | float):
         return _number(item)
     if is_map(item):
         return _map(item, depth, left)

@@ -12,8 +12,8 @@ from asm.wire.streams import read_stream
 
 __all__ = ["Call", "Done", "Stream"]
 
-Done = Callable[[Any, Error | None], None]
-"""Told the result of a call, ready to be sent, or its error."""
+Done = Callable[[bytes, Error | None], None]
+"""Told the result of a call, encoded, or its error."""
 
 
 class Stream(Protocol):
@@ -59,7 +59,7 @@ class Call:
         self.cancel_work: Callable[[], object] | None = None
         """What stops the work, as far as that is possible."""
 
-    def finish(self, result: Any, error: Error | None) -> None:
+    def finish(self, result: bytes, error: Error | None = None) -> None:
         """Tell the outcome, if anybody still waits for it."""
         if not self.over:
             self.over = True
@@ -73,6 +73,10 @@ class Call:
         if self.stream is None:
             raise MessageError("this call has no stream")
         self.stream.take(method, read_stream(body, rest_at))
+
+    def fail(self, error: Error) -> None:
+        """Tell that it failed."""
+        self.finish(b"", error)
 
     def cancel(self) -> None:
         """Drop the call: nobody is told, and what has not begun will not."""

@@ -28,6 +28,7 @@ from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits, Load
 from asm.processes.logs import LogStyle
 from asm.processes.peers import Peer
+from asm.processes.reports import is_failure
 from asm.processes.server import Lifeline
 from asm.processes.turns import LONG_POLL, Turns, may_wait
 from asm.wire.frames import MAX_FRAME
@@ -40,6 +41,7 @@ from asm.wire.messages import (
     Packer,
     decode,
     decode_response,
+    error_code,
     request_head,
     response_head,
 )
@@ -58,9 +60,6 @@ RECONNECT_SECONDS: Final = 0.5
 
 RETRY_SECONDS: Final = 0.1
 """How long to wait before connecting again to a store of which not even the socket is there."""
-
-NIL: Final = b"\xc0"
-"""What stands in a response for its error when there is none."""
 
 HEAD_BYTES: Final = 16
 """More than a msgid of ours may add to a message."""
@@ -317,7 +316,8 @@ class Link:
         """Pass an answer on to the client that waits for it. If none does any more, drop it."""
         forwarded = self._in_flight.pop(head.msgid, None)
         if forwarded is not None:
-            forwarded.client.errors += body[head.params_at : head.params_at + 1] != NIL
+            code = error_code(body, head.params_at)
+            forwarded.client.failures += code is not None and is_failure(code)
             forwarded.client.answer(forwarded.msgid, response_head(forwarded.msgid), body[head.params_at :])
         elif self._hello is not None and head.msgid == self._hello_msgid:
             self._greet(body)

@@ -26,9 +26,9 @@ from asm.processes.backends import unknown_operation
 from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.loops import Loop
 from asm.processes.peers import Peer
-from asm.processes.server import FLUSH_SECONDS, KEEP_THE_NAME, PROTOCOL, Accepted
+from asm.processes.server import FLUSH_SECONDS, PROTOCOL, Accepted, Entrance
 from asm.status import CONTROL, TreeStatus
-from asm.wire.messages import HELLO, Head, MessageError, decode_params
+from asm.wire.messages import HELLO, Head, MessageError, decode_params, packed
 
 __all__ = ["Control", "Operator"]
 
@@ -68,7 +68,7 @@ class Control:
 
     def __init__(self, name: str, listening: socket.socket, operator: Operator, release: Callable[[], None]) -> None:
         self._name = name
-        self._listening = listening
+        self._listening = listening.dup()  # who owns the name may close its own at any time
         self._release = release
         self._operations: Mapping[bytes, tuple[Callable[..., Any], tuple[str, ...]]] = {
             b"status": (lambda: operator.status().to_map(), ()),
@@ -80,6 +80,7 @@ class Control:
         self._peers: set[Peer] = set()
         self._calls = ThreadPoolExecutor(THREADS, thread_name_prefix="control-call")
         self._loop = Loop()
+        self._entrance = Entrance(self._accept)
         self._closing = asyncio.Event()
         self._fewer = asyncio.Event()
         """Calls or connections."""
@@ -88,6 +89,11 @@ class Control:
     def start(self) -> None:
         """Answer from now on."""
         self._thread.start()
+
+    def rebind(self, listening: socket.socket) -> None:
+        """Answer on another socket from now on. From any thread."""
+        with contextlib.suppress(RuntimeError):  # it has failed, and its loop is closed
+            self._loop.call_soon_threadsafe(self._entrance.move, listening.dup())
 
     def close(self) -> None:
         """Close every connection, which tells who waits for the end of the tree that it has come."""
@@ -107,7 +113,7 @@ class Control:
             return
         if head.method == HELLO:
             answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": [CONTROL]}
-            peer.answer_result(head.msgid, answer)
+            peer.answer_result(head.msgid, packed(answer))
             return
         function, parameters = self._operations.get(head.method, (None, ()))
         if function is None:
@@ -146,9 +152,9 @@ class Control:
             self._loop.close()
 
     async def _serve(self) -> None:
-        server = await self._loop.create_unix_server(self._accept, sock=self._listening, **KEEP_THE_NAME)
+        await self._entrance.open(self._listening)
         await self._closing.wait()
-        server.close()
+        self._entrance.close()
         self._release()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
@@ -183,7 +189,7 @@ def _answer(peer: Peer, msgid: int, done: asyncio.Future[Any]) -> None:
         return
     cause = done.exception()
     if cause is None:
-        peer.answer_result(msgid, done.result())
+        peer.answer_result(msgid, packed(done.result()))
     elif isinstance(cause, Error):
         peer.answer_error(msgid, cause)
     else:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass
+from typing import TextIO
 
 import structlog
+
+from asm.processes.output import never_wait
 
 __all__ = ["LogStyle", "log_to_stderr"]
 
@@ -23,11 +26,30 @@ class LogStyle:
     level: str = "INFO"
 
 
-def log_to_stderr(child: str, style: LogStyle) -> None:
-    """Send every log record of this process to stderr.
+def log_to_stderr(child: str, style: LogStyle | None) -> None:
+    """Send every log record of this process to stderr, without ever waiting for whoever reads that.
 
     :param child: which process of the tree this is.
+    :param style: how; ``None``: as Python does where nothing is set up, the text of warnings and of what is worse.
     """
+    never_wait()
+    handler = _Handler(sys.stderr)
+    if style is not None:
+        handler.setFormatter(_formatter(child, style))
+        logging.root.setLevel(style.level)
+        logging.captureWarnings(True)
+    logging.root.handlers[:] = [handler]
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes, and does not wait until that has gone out."""
+
+    def flush(self) -> None:
+        """Do nothing: the end of the process flushes."""
+
+
+def _formatter(child: str, style: LogStyle) -> logging.Formatter:
+    """Return what makes a line of a record, tagged with the child it comes from."""
 
     def tag(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         said = {key: value for key, value in event.items() if value is not None and value != ""}
@@ -44,11 +66,6 @@ def log_to_stderr(child: str, style: LogStyle) -> None:
         last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(colors=True)]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    formatter = structlog.stdlib.ProcessorFormatter(
+    return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.root.handlers[:] = [handler]
-    logging.root.setLevel(style.level)
-    logging.captureWarnings(True)

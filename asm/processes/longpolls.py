@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from asm.core.errors import Error
 from asm.processes.calls import Call
 from asm.processes.loops import Loop
 
 __all__ = ["LongPoll", "LongPolls"]
+
+NOTHING: Final = b"\x90"
+"""A list without anything in it, encoded."""
 
 
 class LongPolls:
@@ -84,15 +87,16 @@ class LongPoll:
     def interrupt(self, error: Error) -> None:
         """Wait no longer."""
         self._end()
-        self._call.finish(None, error)
+        self._call.fail(error)
 
-    def _seen(self, events: Any, error: Error | None) -> None:
+    def _seen(self, events: bytes, error: Error | None) -> None:
         self._looking = None
         if self._ended:
             return
-        if self._again and not events:
+        found = error is not None or events != NOTHING
+        if self._again and not found:
             self.look()
-        elif events or error is not None or self._final:
+        elif found or self._final:
             self._end()
             self._call.finish(events, error)
 

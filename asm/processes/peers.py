@@ -15,14 +15,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from asm.core.errors import Error
 from asm.processes.limits import RELAY, Load
 from asm.processes.loops import Loop
+from asm.processes.reports import is_failure
 from asm.wire.credentials import credentials
 from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter, gathered
-from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head
+from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head, result_head
 from asm.wire.streams import streamed
 
 __all__ = ["Cancellable", "Peer", "Receiver", "Turn"]
@@ -43,6 +44,10 @@ RELAY_AHEAD: Final = 16
 
 FORGETTING: Final = 0.75
 """Large answers are foreseen where one was large. With each that is smaller, this much of what was foreseen is left."""
+
+
+HEAD_BYTES: Final = len(result_head(0))
+"""What stands before a result."""
 
 
 class Cancellable(Protocol):
@@ -96,8 +101,8 @@ class Peer(asyncio.BufferedProtocol):
         """The calls of this peer in flight, by msgid, each as what cancels it; ``None`` while it is taken in."""
         self.relay = False
         """Whether it passes on the calls of others, and so must not be cut off for what they wrote."""
-        self.errors = 0
-        """How many of its calls were answered with an error."""
+        self.failures = 0
+        """How many of its calls failed: were answered with an error that means that something is broken."""
         self.packer = Packer()
         self._receiver = receiver
         self.turns: dict[int, Turn] = {}
@@ -195,21 +200,16 @@ class Peer(asyncio.BufferedProtocol):
             self._answer_size = max(self.send(*parts), self._answer_size * FORGETTING)
             self._settle(msgid)
 
-    def answer_result(self, msgid: int, result: Any) -> None:
-        """Answer a call that went well."""
-        try:
-            body = self.packer.result(msgid, result)
-        except Exception as cause:  # noqa: BLE001  # a store may return anything at all
-            self.answer_error(msgid, _no_result(cause))
-            return
-        if len(body) > self._limits.max_frame_bytes:
-            self.answer_error(msgid, _too_large(len(body), self._limits.max_frame_bytes))
+    def answer_result(self, msgid: int, result: bytes) -> None:
+        """Answer a call that went well, with its result, encoded."""
+        if len(result) > self._limits.max_frame_bytes - HEAD_BYTES:
+            self.answer_error(msgid, _too_large(len(result), self._limits.max_frame_bytes))
         else:
-            self.answer(msgid, body)
+            self.answer(msgid, result_head(msgid), result)
 
     def answer_error(self, msgid: int, error: Error) -> None:
         """Answer a call that failed."""
-        self.errors += msgid in self.calls
+        self.failures += msgid in self.calls and is_failure(error.code)
         self.answer(msgid, self.packer.error(msgid, error))
 
     def cancel(self, msgid: int) -> None:
@@ -430,11 +430,6 @@ class Peer(asyncio.BufferedProtocol):
             return {}
         pid, uid, _gid = credentials(connection)
         return {"peer_pid": pid, "peer_uid": uid}
-
-
-def _no_result(cause: Exception) -> Error:
-    details = {"exception": type(cause).__name__, "text": str(cause)[:1000]}
-    return Error("internal_error", f"the store returned what cannot be sent: {cause!r}", details=details)
 
 
 def _too_large(size: int, limit: int) -> Error:

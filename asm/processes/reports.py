@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["Beats", "Reporter"]
+from asm.core.errors import CODES
+
+__all__ = ["Beats", "Reporter", "is_failure"]
+
+FAILURES: Final = frozenset({"storage", "provider", "runtime"})
+"""The categories of errors that mean that something is broken. The others are answers, as ``not_found`` is."""
 
 
 class Reporter(Protocol):
@@ -22,6 +27,12 @@ class Reporter(Protocol):
 
     def beat(self, stats: Mapping[str, Any]) -> object:
         """Send a heartbeat, without waiting."""
+
+
+def is_failure(code: str) -> bool:
+    """Whether an error of this code means that something is broken; of one that is not known, it does."""
+    kind = CODES.get(code)
+    return kind is None or kind.category in FAILURES
 
 
 class Beats:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -28,18 +27,22 @@ from asm._version import __version__
 from asm.core.errors import Error
 from asm.processes import loops
 from asm.processes.access import Access
+from asm.processes.descriptors import room_for_connections
 from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.processes.peers import Peer, Receiver
 from asm.processes.reports import Beats, Reporter
-from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params
+from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params, packed
 from asm.wire.streams import CHUNK, MORE
 
-__all__ = ["KEEP_THE_NAME", "PROTOCOL", "Accepted", "Lifeline", "Service", "run"]
+__all__ = ["PROTOCOL", "Accepted", "Entrance", "Lifeline", "Service", "run"]
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Rebind = Callable[[socket.socket], None]
+"""Takes another listening socket."""
 
 PROTOCOL: Final = 1
 """The version of the protocol on the wire."""
@@ -61,9 +64,6 @@ M_ARENA_MAX: Final = -8
 
 ARENAS: Final = 2
 
-FILES: Final = 256
-"""How many file descriptors are kept for what is no connection."""
-
 ORPHAN_DRAIN_SECONDS: Final = 0.5
 """The same when the parent is gone, and nobody would restart what the clients wait for."""
 
@@ -78,6 +78,13 @@ class Lifeline(Reporter, Protocol):
     @property
     def restarts(self) -> int:
         """How many processes served the name before this one."""
+
+    settings: Mapping[str, Any]
+    """What the parent said last of how the process is to be."""
+    on_settings: Callable[[Mapping[str, Any]], None] | None
+    """Called with new ones."""
+    on_socket: Rebind | None
+    """Called with another listening socket, when the one before was lost."""
 
     def fileno(self) -> int:
         """Return what becomes readable when the parent is gone."""
@@ -148,13 +155,14 @@ def run(
     :param prepare: does what takes its time and cannot be interrupted: opening stores. It runs before there is a loop, and
         while SIGTERM still ends the process at once.
     :param start: makes the service from what was prepared.
-    :param log: how to log to stderr; ``None`` leaves logging as it is.
+    :param log: how to log to stderr; ``None``: warnings only, as Python does by itself.
     :param limits: what connections may cost.
     :param access: who may connect.
     """
     setproctitle.setproctitle(f"asm: {name}")
-    if log is not None:
-        log_to_stderr(name, log)
+    log_to_stderr(name, log)
+    lifeline.on_settings = _apply
+    _apply(lifeline.settings)
     _share_memory()
     try:
         prepared = prepare()
@@ -164,6 +172,12 @@ def run(
         server = Server(lifeline, name, limits or Limits(), access or Access())
         loops.run(server.serve(lambda: start(prepared)))
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # closing the loop has undone that
+
+
+def _apply(settings: Mapping[str, Any]) -> None:
+    """Be as the parent says."""
+    if level := settings.get("log_level"):
+        logging.root.setLevel(level)
 
 
 def _share_memory() -> None:
@@ -194,12 +208,13 @@ class Server:
         self._name = name
         self._access = access
         self._load = Load(limits)
-        self._connections = min(limits.connections, _make_room(limits.connections))
+        self._connections = room_for_connections(limits.connections)
         self._peers: set[Peer] = set()
         self._calls = 0
-        self._errors = 0
+        self._failures = 0
         """Of connections that are gone."""
         self._service: Service | None = None
+        self._entrance = Entrance(self._accept)
         self._drain_seconds = DRAIN_SECONDS
         self._stopping = asyncio.Event()
         self._draining = False
@@ -249,7 +264,7 @@ class Server:
     def lost(self, peer: Peer) -> None:
         """Forget the connection."""
         self._peers.discard(peer)
-        self._errors += peer.errors
+        self._failures += peer.failures
         self._settled.set()
 
     # -- inside
@@ -263,13 +278,14 @@ class Server:
             return
         self._service = service
         try:
-            listener = await loop.create_unix_server(self._accept, sock=self._lifeline.socket, backlog=BACKLOG, **KEEP_THE_NAME)
+            self._lifeline.on_socket = self._entrance.move
+            await self._entrance.open(self._lifeline.socket)
             service.begin(self._tell, self._fail)
             self._tell()
             beats = Beats(self._lifeline, self._stats)
             _log.info("serving", extra={"contracts": list(service.contracts)})
             await self._stopping.wait()
-            listener.close()
+            self._entrance.close()
             await self._drain()
             beats.stop()
         finally:
@@ -319,11 +335,11 @@ class Server:
     def _stats(self) -> dict[str, Any]:
         """Count, for the parent, and say how the stores are."""
         assert self._service is not None
-        errors = self._errors + sum(peer.errors for peer in self._peers)
+        failures = self._failures + sum(peer.failures for peer in self._peers)
         in_flight = sum(len(peer.calls) for peer in self._peers)
         trouble = self._service.trouble(time.monotonic())
         health = None if trouble is None else {"code": trouble.code, "message": trouble.message[:MESSAGE]}
-        return {"calls": self._calls, "errors": errors, "in_flight": in_flight, "health": health}
+        return {"calls": self._calls, "errors": failures, "in_flight": in_flight, "health": health}
 
     def _hear_parent(self) -> None:
         """Stop when the parent is gone or says so."""
@@ -343,7 +359,7 @@ class Server:
         if arguments.get("relay") is True:
             peer.be_relay()
         answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": list(self._service.contracts)}
-        peer.answer_result(head.msgid, answer)
+        peer.answer_result(head.msgid, packed(answer))
 
     async def _drain(self) -> None:
         """Let the calls in flight finish; end those that would not."""
@@ -376,6 +392,39 @@ class Server:
         return Error("storage_error", f"{self._name} is shutting down", details=details)
 
 
+class Entrance:
+    """Takes connections on a listening socket: on one at a time, whose file may be lost and made again.
+
+    :param accept: makes what serves a connection.
+    """
+
+    def __init__(self, accept: Callable[[], Peer]) -> None:
+        self._accept = accept
+        self._server: asyncio.Server | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def open(self, listening: socket.socket | None) -> None:
+        """Take connections on this socket, and on no other."""
+        loop = asyncio.get_running_loop()
+        before = self._server
+        self._server = await loop.create_unix_server(self._accept, sock=listening, backlog=BACKLOG, **KEEP_THE_NAME)
+        if before is not None:
+            before.close()
+        if self._closed:
+            self._server.close()
+
+    def move(self, listening: socket.socket) -> None:
+        """Take connections on another socket soon."""
+        self._moving = asyncio.get_running_loop().create_task(self.open(listening))
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+
+
 class Accepted(Peer):
     """A connection that somebody made to us.
 
@@ -402,16 +451,6 @@ class Accepted(Peer):
         """Make room for another one."""
         self._load.peers -= self._taken
         super().connection_lost(exc)
-
-
-def _make_room(connections: int) -> int:
-    """Raise the limit of open files, as far as that is allowed; return for how many connections it leaves room."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + FILES
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(soft - FILES, 1)
 
 
 KEEP_THE_NAME: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 
 from asm.core.errors import Error
 from asm.processes.calls import Call
-from asm.wire.messages import MessageError
+from asm.wire.messages import MessageError, packed
 from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW
 
 __all__ = ["Download", "Upload"]
@@ -162,9 +162,9 @@ class Download:
         if self._call.over:
             self._close()
         elif error is not None:
-            self._call.finish(None, error)
+            self._call.fail(error)
         elif ended:
-            self._call.finish([piece, self._sent + len(piece)], None)
+            self._call.finish(packed([piece, self._sent + len(piece)]))
         else:
             self._window -= len(piece)
             self._sent += len(piece)

@@ -20,7 +20,7 @@ from asm.processes.limits import overloaded
 from asm.processes.peers import Peer
 from asm.wire.messages import Head, MessageError, decode_params
 
-__all__ = ["LONG_POLL", "ROOM", "Turns", "may_wait"]
+__all__ = ["LONG_POLL", "ROOM", "Turns", "Waiting", "may_wait"]
 
 ROOM: Final = 256
 """How many calls may be at work in a store. More would make none of them faster, and each of them later."""
@@ -36,8 +36,8 @@ def may_wait(body: bytes) -> bool:
     return b"wait_timeout_ms" in body and b"wait_timeout_ms\xc0" not in body
 
 
-class _Waiting:
-    """A call that waits for its turn."""
+class Waiting:
+    """A call that waits for its turn, or to be decoded."""
 
     __slots__ = ("body", "head", "over")
 
@@ -47,10 +47,12 @@ class _Waiting:
         self.over = False
 
     def cancel(self) -> None:
+        """Let it not begin."""
         self.over = True
         self.body = b""
 
     def carry(self, method: bytes, body: bytes, rest_at: int) -> None:
+        """Refuse a message of its stream: no call that may wait here has one that comes in."""
         raise MessageError("this call has no stream")
 
 
@@ -64,9 +66,9 @@ class Turns:
     def __init__(self, begin: Begin, room: int = ROOM) -> None:
         self._begin = begin
         self._free = room
-        self._queues: dict[Peer, deque[_Waiting]] = {}
+        self._queues: dict[Peer, deque[Waiting]] = {}
         """What waits, by client; first the client whose turn is next."""
-        self._unready: dict[Peer, deque[_Waiting]] = {}
+        self._unready: dict[Peer, deque[Waiting]] = {}
         """The same of clients that do not take what they have asked for."""
         self._advancing = False
 
@@ -82,7 +84,7 @@ class Turns:
         elif self._free and peer not in self._queues and peer not in self._unready and peer.ready():
             self._start(peer, head, body)
         else:
-            waiting = peer.calls[head.msgid] = _Waiting(head, body)
+            waiting = peer.calls[head.msgid] = Waiting(head, body)
             queues = self._unready if peer in self._unready else self._queues
             queue = queues.setdefault(peer, deque())
             if len(queue) > 2 * len(peer.calls):  # most were cancelled

@@ -7,7 +7,8 @@ All of it follows from the annotations of the contracts; nothing here speaks of 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from asm.chunks import chunks
@@ -15,8 +16,9 @@ from asm.core import checks
 from asm.core.values import ArtifactInfo, Event, Run, Session, Value
 from asm.operations import OPERATIONS, Operation
 from asm.ports import ArtifactInfos, Data, ExecutionResult
+from asm.wire.messages import packed, packed_rows
 
-__all__ = ["decode_arguments", "decode_result", "encode_arguments", "encode_result"]
+__all__ = ["decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_result"]
 
 
 def encode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,11 +45,29 @@ def encode_result(operation: Operation, result: Any, sent: Mapping[str, Any] | N
 
     :param sent: the arguments of a caller who wants no event back that is stored as it was sent, but only its number.
     """
+    rows = _rows(operation, result, sent)
+    if rows is not None:
+        return list(rows)
     if sent is not None and (name := operation.events_parameter) is not None:
-        if operation.result is Event:
-            return _numbered(sent[name], result)
-        return [_numbered(*pair) for pair in zip(sent[name], result, strict=True)]
+        return _numbered(sent[name], result)
     return _RESULTS[operation.name].encode(result)
+
+
+def pack_result(operation: Operation, result: Any, sent: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+    """Yield what :func:`encode_result` returns, encoded, in pieces: a list row by row, so that no step takes long."""
+    rows = _rows(operation, result, sent)
+    if rows is None:
+        yield packed(encode_result(operation, result, sent))
+    else:
+        yield from packed_rows(rows, len(result))
+
+
+def _rows(operation: Operation, result: Any, sent: Mapping[str, Any] | None) -> Iterator[Any] | None:
+    """Return the rows of a list, each ready to be sent; ``None`` for what is no list."""
+    if sent is not None and (name := operation.events_parameter) is not None:
+        return itertools.starmap(_numbered, zip(sent[name], result, strict=True)) if operation.result is not Event else None
+    row = _RESULTS[operation.name].row
+    return None if row is None else map(row, result)
 
 
 def decode_result(operation: Operation, result: Any, sent: Mapping[str, Any]) -> Any:
@@ -82,6 +102,8 @@ class _Form(NamedTuple):
     """Of an argument."""
     read: Callable[[Any], Any]
     """Of a result."""
+    row: Callable[[Any], Any] | None = None
+    """How to encode each row of a list."""
 
 
 def _same(value: Any) -> Any:
@@ -93,7 +115,7 @@ def _one(kind: type[Value]) -> _Form:
 
 
 def _optional(form: _Form) -> _Form:
-    return _Form(*(_unless_none(function) for function in form))
+    return _Form(_unless_none(form.encode), _unless_none(form.decode), _unless_none(form.read))
 
 
 def _unless_none(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -101,7 +123,7 @@ def _unless_none(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _several(form: _Form) -> _Form:
-    return _Form(lambda value: [form.encode(item) for item in value], _each(form.decode), _each(form.read))
+    return _Form(lambda value: [form.encode(item) for item in value], _each(form.decode), _each(form.read), form.encode)
 
 
 def _each(one: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:

@@ -12,6 +12,8 @@ leave the rest alone: :func:`read_head` says where the rest begins, and nothing 
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -36,16 +38,22 @@ __all__ = [
     "decode_checked",
     "decode_params",
     "decode_response",
+    "error_code",
     "is_response",
+    "packed",
+    "packed_rows",
     "read_head",
     "read_refusal",
     "read_uint",
     "request_head",
     "response_head",
+    "result_head",
 ]
 
 REQUEST: Final = 0
 RESPONSE: Final = 1
+NIL: Final = b"\xc0"
+"""What stands in a response for its error when there is none."""
 NOTIFICATION: Final = 2
 
 HELLO: Final = b"hello"
@@ -56,6 +64,9 @@ MALFORMED: Final = b"malformed"
 """Notification to a relay, ``[msgid]``: what you passed on under this id cannot be decoded."""
 REFUSED: Final = b"refused"
 """Notification of a server, ``[error]``, before it closes a connection of which it takes nothing."""
+
+SLICE: Final = 128 * 1024
+"""How many bytes are decoded at once. No other thread of the process goes on meanwhile, the event loop's neither."""
 
 _HEAD: Final = struct.Struct("!BBBI")
 _UINT32: Final = struct.Struct("!I")
@@ -117,6 +128,34 @@ def response_head(msgid: int) -> bytes:
     return _HEAD.pack(0x94, RESPONSE, 0xCE, msgid)
 
 
+class _Packers(threading.local):
+    """A packer for each thread: making one costs more than most values."""
+
+    def __init__(self) -> None:
+        packer = msgpack.Packer(datetime=True, use_bin_type=True)
+        self.pack, self.array = packer.pack, packer.pack_array_header
+
+
+_packers: Final = _Packers()
+
+
+def packed(value: Any) -> bytes:
+    """Encode one value."""
+    encoded: bytes = _packers.pack(value)
+    return encoded
+
+
+def packed_rows(rows: Iterable[Any], count: int) -> Iterator[bytes]:
+    """Encode a list of so many values, one after the other, so that no step takes long."""
+    yield _packers.array(count)
+    yield from map(_packers.pack, rows)
+
+
+def result_head(msgid: int) -> bytes:
+    """Return the beginning of a response to a call that went well; the result follows."""
+    return response_head(msgid) + b"\xc0"
+
+
 class Packer:
     """Encodes messages. Not for several threads at once: one for each connection or thread."""
 
@@ -133,7 +172,7 @@ class Packer:
 
     def result(self, msgid: int, result: Any) -> bytes:
         """Return the body of a response to a call that went well."""
-        return response_head(msgid) + b"\xc0" + self._pack(result)
+        return result_head(msgid) + self._pack(result)
 
     def error(self, msgid: int, error: Error) -> bytes:
         """Return the body of a response to a call that failed."""
@@ -177,9 +216,23 @@ def decode(data: bytes | memoryview) -> Any:
     :raises MessageError: when it is none, or more than one.
     """
     try:
-        return msgpack.unpackb(data, timestamp=3)
+        return msgpack.unpackb(data, timestamp=3) if len(data) <= SLICE else _decode_in_slices(data)
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise MessageError(f"the message is no MessagePack: {type(error).__name__}: {error}") from error
+
+
+def _decode_in_slices(data: bytes | memoryview) -> Any:
+    view, unpacker = memoryview(data), msgpack.Unpacker(timestamp=3, max_buffer_size=len(data))
+    for at in range(0, len(view), SLICE):
+        unpacker.feed(view[at : at + SLICE])
+        try:
+            value = unpacker.unpack()
+        except msgpack.OutOfData:
+            continue
+        if unpacker.tell() < len(view):
+            raise ValueError("there is something behind it")
+        return value
+    raise ValueError("it ends too early")
 
 
 def decode_checked(body: bytes, at: int) -> Any:
@@ -215,6 +268,25 @@ def decode_response(body: bytes) -> tuple[int, Any]:
     if error is not None:
         raise Error.from_map(error)
     return msgid, result
+
+
+def error_code(body: bytes, at: int) -> str | None:
+    """Return the code of a response's error, and decode nothing else of it; ``None`` when there is no error.
+
+    :param at: where the error begins.
+    """
+    if body[at : at + 1] == NIL:
+        return None
+    error = msgpack.Unpacker()
+    error.feed(memoryview(body)[at:])
+    try:
+        for _ in range(error.read_map_header()):
+            if error.unpack() == "code":
+                return str(error.unpack())
+            error.skip()
+    except (ValueError, TypeError, msgpack.UnpackException):
+        pass
+    return ""
 
 
 def read_refusal(body: bytes) -> Error | None:

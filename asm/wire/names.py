@@ -43,18 +43,24 @@ def find_runtime_dir(runtime_dir: str | os.PathLike[str] | None = None) -> str:
     """Return the absolute path of the directory with the sockets, which may not exist yet.
 
     :param runtime_dir: where to look instead of the usual places.
+    :raises Error: ``storage_connection_failed`` when none of them can be found: no temporary directory can be written to, or
+        a relative path is given and the working directory is gone.
     """
-    if runtime_dir is not None:
-        return os.path.abspath(runtime_dir)
-    if given := os.environ.get("ASM_RUNTIME_DIR"):
-        return os.path.abspath(given)
-    if session := os.environ.get("XDG_RUNTIME_DIR"):
-        return os.path.join(session, "asm")
-    if os.geteuid() == 0:
-        return "/run/asm"
-    from tempfile import gettempdir  # noqa: PLC0415  # slow to import, and seldom needed
+    try:
+        if given := runtime_dir or os.environ.get("ASM_RUNTIME_DIR"):
+            return os.path.abspath(given)
+        if session := os.environ.get("XDG_RUNTIME_DIR"):
+            return os.path.join(session, "asm")
+        if os.geteuid() == 0:
+            return "/run/asm"
+        from tempfile import gettempdir  # noqa: PLC0415  # slow to import, and seldom needed
 
-    return os.path.join(gettempdir(), f"asm-{os.geteuid()}")
+        return os.path.join(gettempdir(), f"asm-{os.geteuid()}")
+    except OSError as error:
+        raise Error(
+            "storage_connection_failed",
+            f"there is no runtime directory: {error.strerror}; set ASM_RUNTIME_DIR to the full path of a directory of yours",
+        ) from error
 
 
 def prepare_runtime_dir(path: str, mode: int = 0o700) -> None:

@@ -1,7 +1,7 @@
 """What runs in a child before its target and after it.
 
 Whatever way a process came to be, its target finds the same: the parent's environment of the moment of the start, SIGINT
-ignored, SIGTERM with its default action, a lifeline that has said hello and is watched, and nothing of the parent's.
+and SIGHUP ignored, SIGTERM with its default action, a lifeline that has said hello and is watched, and nothing of the parent's.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def run_child(
     grace: float,
     restarts: int,
     heartbeat: float | None,
+    settings: Mapping[str, Any],
 ) -> NoReturn:
     """Run a child, from its first line to its exit.
 
@@ -49,13 +50,14 @@ def run_child(
     :param grace: how many seconds after the parent's death this process ends, if it is still there.
     :param restarts: how many processes the child had before this one.
     :param heartbeat: every how many seconds it is to beat; ``None``: it need not.
+    :param settings: what it may be told anew.
     """
     _reset_signals()
     _set_environment(environment)
     if listening is not None:
         listening.setblocking(True)  # the flag is the socket's and not the process's: the one before may have changed it
         listening.set_inheritable(False)  # the method spawn left it inheritable
-    lifeline = Lifeline(name, connection, listening, restarts=restarts, heartbeat=heartbeat)
+    lifeline = Lifeline(name, connection, listening, restarts=restarts, heartbeat=heartbeat, settings=settings)
     lifeline.attach(grace)
     _exit(_run(lifeline, target, kwargs))
 
@@ -91,15 +93,17 @@ def _find(target: str) -> Callable[..., None]:
 
 
 def _reset_signals() -> None:
-    """Forget the handlers that a fork inherited, and take the signals that the parent blocked meanwhile."""
+    """Forget the handlers that a fork inherited, and take the signals that the parent, or whoever started it, blocked."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    # A terminal sends SIGINT to the whole group. What is to stop, and when, is the parent's decision.
+    # A terminal sends SIGINT to the whole group, and SIGHUP when it goes. What is to stop, and when, is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take from the target how its own children end
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def _set_environment(environment: Mapping[str, str]) -> None:

@@ -14,40 +14,36 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from asm_supervisor.attempt import Attempt
 from asm_supervisor.launch import Launcher
-from asm_supervisor.link import Ending, Link, heartbeat, wait
+from asm_supervisor.link import Ending, Link, wait
 from asm_supervisor.restarts import Restart
 from asm_supervisor.sockets import Listener
 from asm_supervisor.spec import ChildSpec, check_specs, check_start_method
-from asm_supervisor.states import DOWN, UP, State, check_transition
+from asm_supervisor.states import DOWN, UP, State, Wanted, check_transition
 
 __all__ = ["Child", "Snapshot", "StartFailed", "notify"]
 
 logger = logging.getLogger("asm_supervisor")
 
-EOF_PATIENCE: Final = 1.0
-"""How many seconds a process may be there after it closed its lifeline. One that exits is gone within milliseconds."""
-
 WAIT_AT_MOST: Final = 1.0
 """How many seconds one who drives a child alone waits without a look at Python's signals: one that comes right before the
 system call does not interrupt it, and a program has no wake-up descriptor for it as the supervisor has."""
 
-KILL_PATIENCE: Final = 5.0
-"""How many seconds a stop waits for a killed process. Only one that is stuck in the kernel needs more."""
-
 HISTORY: Final = 20
 """How many of a child's last restarts are remembered."""
 
-LEVELS: Final[Mapping[State, int]] = {
+LEVELS: Final[Mapping[State | tuple[State, State], int]] = {
     State.WAITING: logging.WARNING,
     State.BACKOFF: logging.WARNING,
     State.FAILED: logging.ERROR,
+    (State.FAILED, State.STARTING): logging.DEBUG,
 }
-"""How loudly a log tells of a new state. The others are the usual course of things."""
+"""How loudly a log tells of a new state. Others are the usual course of things; one that failed is tried again and again."""
 
 
 class StartFailed(Exception):  # noqa: N818  # says what happened
@@ -78,9 +74,9 @@ class Snapshot:
     started_at: float | None
     """When its process was started, by ``time.monotonic``; ``None`` when it has none."""
     restarts: int
-    """How often it was started again."""
+    """How often it died and was started again."""
     history: tuple[Restart, ...]
-    """The last of these restarts, the oldest first."""
+    """The last of its restarts, those that were asked for among them, the oldest first."""
     reason: str
     """In words that follow its name: what it waits for; else how its last process ended; empty when none has."""
     listen: Path | None
@@ -88,12 +84,16 @@ class Snapshot:
     """What it said when it became ready, or began to wait."""
     stats: Mapping[str, Any]
     """What it said with its last heartbeat."""
+    trouble: str
+    """Why it cannot be reached by its name, in words that follow that; empty when it can."""
+    due_at: float | None
+    """When its next process is due, by ``time.monotonic``; ``None`` when none is."""
     beat_at: float | None
     """When that was, by ``time.monotonic``; ``None`` when its process has not beaten yet."""
 
 
 class Child:
-    """A child and its process.
+    """A child and its processes, one after the other.
 
     :param spec: what it is.
     :param start_method: ``forkserver``, ``spawn`` or ``fork``.
@@ -101,6 +101,12 @@ class Child:
     :param launcher: starts the processes of several children; made from the two parameters before, unless given.
     :param on_change: called with a :class:`Snapshot` after each change of the state.
     :param on_message: called with a :class:`Snapshot`, the name and the map of each message that the child sends of its own.
+    :ivar wanted: what is to become of it.
+    :ivar restart_at: when the next process is due; ``None`` when none is.
+    :ivar deaths: those that count for the restart intensity.
+    :ivar streak: how many deaths in a row there were, as the backoff counts them.
+    :ivar listener: its name, as long as it has one.
+    :ivar ever_up: whether any process of it came up.
     :raises SpecError: when ``spec`` or ``start_method`` cannot work.
     """
 
@@ -119,63 +125,64 @@ class Child:
         self.spec = spec
         self.name = spec.name
         self.state = State.STOPPED
+        self.wanted = Wanted.RUN
         self.reason = ""
-        self.restarts = 0
         self.restart_at: float | None = None
-        """When the next process is due, in the state ``backoff``."""
-        self.up_at: float | None = None
-        """When the current or the last process came up, ready or waiting; ``None`` when it never did."""
+        self.deaths: list[Restart] = []
+        self.streak = 0
         self.ever_up = False
         self._launcher = launcher or Launcher(start_method, preload)
         self._on_change = on_change
         self._on_message = on_message
         self._since = time.monotonic()
+        self._restarts = 0
         self._history: deque[Restart] = deque(maxlen=HISTORY)
-        self._started_at: float | None = None
-        self._info: Mapping[str, Any] = {}
-        self._stats: Mapping[str, Any] = {}
-        self._beat_at: float | None = None
-        self._hung_at: float | None = None
-        self._overdue = False
-        self._listener: Listener | None = None
-        self._link: Link | None = None
-        self._stillborn: Ending | None = None
-        self._error: Mapping[str, Any] | None = None
-        self._condemned: str | None = None
-        self._dismissed = self._for_good = False
-        self._kill: tuple[float, str] | None = None
-        self._give_up_at: float | None = None
+        self._wish = ""
+        """Why another process is wanted, in words that follow the child's name, and of what kind that is."""
+        self._kind: Literal["asked", "needed"] = "asked"
+        self._begun = 0
+        self.listener: Listener | None = None
+        self._attempt: Attempt | None = None
+        """The current process, or the last one."""
         self._owner = os.getpid()
         self._lock = threading.RLock()
 
     @property
     def pid(self) -> int | None:
         """The id of the process, as long as there is one and it is known."""
-        link = self._link  # asked from other threads, too
-        return None if link is None else link.pid
+        attempt = self._attempt  # asked from other threads, too
+        return None if attempt is None else attempt.pid
 
     @property
     def has_process(self) -> bool:
         """Whether there is, or may be, a process."""
-        return self._link is not None or self._stillborn is not None
+        return self._attempt is not None and not self._attempt.is_over
+
+    @property
+    def up_at(self) -> float | None:
+        """When the current or the last process came up; ``None`` when it did not."""
+        return None if self._attempt is None else self._attempt.up_at
 
     @property
     def snapshot(self) -> Snapshot:
         """What there is to know at this moment."""
+        attempt = self._attempt
         return Snapshot(
             name=self.name,
             description=self.spec.description,
             state=self.state,
             since=self._since,
-            pid=self.pid,
-            started_at=self._started_at,
-            restarts=self.restarts,
+            pid=None if attempt is None else attempt.pid,
+            started_at=None if attempt is None or attempt.is_over else attempt.started_at,
+            restarts=self._restarts,
             history=tuple(self._history.copy()),
-            reason=_waits(self._info) if self.state is State.WAITING else self.reason,
+            reason=_waits(attempt.info) if attempt is not None and self.state is State.WAITING else self.reason,
             listen=self.spec.listen,
-            info=self._info,
-            stats=self._stats,
-            beat_at=self._beat_at,
+            info={} if attempt is None else attempt.info,
+            stats={} if attempt is None else attempt.stats,
+            trouble=listener.trouble if (listener := self.listener) is not None else "",
+            due_at=self.restart_at,
+            beat_at=None if attempt is None else attempt.beat_at,
         )
 
     # -- A linked process, without a supervisor ---------------------------------------------------------------------
@@ -202,12 +209,13 @@ class Child:
             self._settle()
             if self.has_process:
                 raise RuntimeError(f"the child {self.name!r} is running")
+            self.want(Wanted.RUN)
             _linked[self] = None
             try:
                 self.listen()
                 self.begin(time.monotonic())
-                if self._listener is not None:
-                    self._listener.hand_over()  # nobody restarts it: when it is gone, connections are to be refused
+                if self.listener is not None:
+                    self.listener.hand_over()  # nobody restarts it: when it is gone, connections are to be refused
             except BaseException:
                 self.stop()
                 raise
@@ -223,7 +231,8 @@ class Child:
             self.stop()
             raise
         if self.state not in UP:
-            raise StartFailed(self.name, self.reason or "was not started", self._error)
+            error = None if self._attempt is None else self._attempt.error
+            raise StartFailed(self.name, self.reason or "was not started", error)
 
     def stop(self) -> None:
         """Stop the process: SIGTERM, and after ``stop_timeout`` SIGKILL. Remove the name. A second call does nothing."""
@@ -232,6 +241,7 @@ class Child:
         with self._lock:
             self._settle()
             if self.has_process:
+                self.want(Wanted.LEAVE)
                 self.dismiss(time.monotonic())
         self._drive(lambda: not self.has_process)
         with self._lock:
@@ -252,7 +262,7 @@ class Child:
         """Take note of what has happened. One that ended stays so, because nobody restarts it."""
         ending = self.step(time.monotonic())
         if ending is not None:
-            self.become(State.STOPPED if self._dismissed else State.FAILED, ending.reason)
+            self.become(State.STOPPED if self.wanted is Wanted.LEAVE else State.FAILED, ending.reason)
             self.release()
 
     # -- What a loop needs ------------------------------------------------------------------------------------------
@@ -262,138 +272,144 @@ class Child:
 
         :raises ListenError: when that cannot be.
         """
-        if self.spec.listen is not None and self._listener is None:
-            self._listener = Listener.acquire(self.spec.listen, mode=self.spec.listen_mode)
-        if self._listener is not None:
-            self._listener.listen()
+        if self.spec.listen is not None and self.listener is None:
+            self.listener = Listener.acquire(self.spec.listen, mode=self.spec.listen_mode)
+        if self.listener is not None:
+            self.listener.listen()
 
-    def refuse(self) -> None:
-        """Let connections be refused from now on, and not queue for a process that will not come. The name is kept."""
-        if self._listener is not None:
-            self._listener.hand_over()
+    def moved(self) -> None:
+        """Hand the process the socket that had to be made again; if it cannot take that, another process is needed."""
+        attempt, listener = self._attempt, self.listener
+        if attempt is None or attempt.is_over or listener is None or listener.socket is None or self.wanted is not Wanted.RUN:
+            return
+        if attempt.pid is not None:
+            listener.handed_to(attempt.pid)
+        if not self.spec.rebinds or not attempt.tell("socket", {}, listener.socket.fileno()):
+            self.want(Wanted.RESTART, "was stopped, because its socket had to be made again", "needed")
 
     def release(self) -> None:
         """Remove the socket and give the name back."""
         _linked.pop(self, None)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
+
+    def want(self, wanted: Wanted, why: str = "", kind: Literal["asked", "needed"] = "asked") -> None:
+        """Decide what is to become of the child.
+
+        :param why: why another process is wanted, in words that follow the child's name: how this one will have ended.
+        :param kind: whether somebody asked for that, or the supervisor needs it.
+        """
+        self.wanted, self._wish, self._kind = wanted, why, kind
+        if wanted is Wanted.LEAVE:
+            self.restart_at = None
+
+    def describe(self, spec: ChildSpec) -> bool:
+        """Be what ``spec`` says from now on; return whether another process is needed for that."""
+        before, self.spec = self.spec, spec
+        needed = not spec.makes_the_same(before)
+        if self._attempt is not None and self.has_process:
+            self._attempt.spec = spec
+            if spec.settings != before.settings:
+                needed |= not self._attempt.tell("settings", spec.settings)
+        if self.state is State.FAILED:
+            self.restart_at = self._retry_at(self._since)
+        return needed
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether its last process was to show that it need not be ``failed``, and has not."""
+        return self._attempt is not None and self._attempt.is_trial and self._attempt.up_at is None
+
+    def forget(self) -> None:
+        """Let the history of the deaths begin anew."""
+        self.deaths, self.streak = [], 0
 
     def begin(self, now: float) -> None:
         """Start a process. Whatever is wrong with that is told by :meth:`step`."""
-        self._error = self._condemned = self._give_up_at = self.up_at = self.restart_at = None
-        self._beat_at = self._hung_at = None
-        self._dismissed = self._for_good = self._overdue = False
-        self._kill = (now + self.spec.start_timeout, f"was not ready within {self.spec.start_timeout:g} s")
-        self._info = self._stats = {}
-        self._started_at = now
+        self.restart_at = None
+        link: Link | Ending
         try:
-            listening = None if self._listener is None else self._listener.socket
-            self._link = Link(self.spec, self._launcher, listening, self.restarts)
+            listening = None if self.listener is None else self.listener.socket
+            link = Link(self.spec, self._launcher, listening, self._begun)
         except (OSError, RuntimeError) as error:  # no descriptors, no threads
-            self._stillborn = Ending(f"could not be started: {error}")
+            link = Ending(f"could not be started: {error}")
+        self._begun += 1
+        self._attempt = Attempt(self.spec, link, now, is_trial=self.state is State.FAILED)
         self.become(State.STARTING)
 
-    def await_restart(self, moment: float, reason: str) -> None:
-        """Wait for the next process, which is due at ``moment``; then the caller calls :meth:`begin`."""
+    def await_restart(self, moment: float, reason: str = "") -> None:
+        """Wait for the next process, which is due at ``moment``; then the caller calls :meth:`begin`.
+
+        :param reason: how the process died; not given when another process is wanted, and the reason of that counts.
+        """
         now = time.monotonic()
         self.restart_at = moment
-        self.restarts += 1
-        self._history.append(Restart(now, self.name, reason))
-        self.become(State.BACKOFF, reason, restarts=self.restarts, delay=round(max(0.0, moment - now), 3))
+        self._history.append(Restart(now, self.name, reason or self._wish, "crash" if reason else self._kind))
+        self._restarts += bool(reason)
+        self.want(Wanted.RUN)
+        delay = round(max(0.0, moment - now), 3)
+        self.become(State.BACKOFF, self._history[-1].reason, restarts=self._restarts, delay=delay)
+
+    def rest(self, state: State, reason: str) -> None:
+        """Have no process until somebody asks for one, or it is time to try again. Connections are refused; the name is kept.
+
+        :param state: ``failed`` or ``ended``.
+        """
+        self.want(Wanted.RUN)
+        self.restart_at = self._retry_at(time.monotonic()) if state is State.FAILED else None
+        if self.listener is not None:
+            self.listener.hand_over()
+        self.become(state, reason)
 
     def files(self) -> list[int]:
         """Return the descriptors to wait for."""
-        return [] if self._link is None else self._link.files()
+        return [] if self._attempt is None else self._attempt.files()
 
     @property
     def deadline(self) -> float | None:
-        """When something is due though nothing is readable, by ``time.monotonic``."""
-        times = [self.restart_at, self._give_up_at, self._hung_at]
-        if self._kill is not None:
-            times.append(self._kill[0])
-        if self._link is not None:
-            times.append(self._link.deadline)
-        if self._stillborn is not None:
-            times.append(0.0)
-        return min((moment for moment in times if moment is not None), default=None)
+        """When something is due to its process though nothing is readable, by ``time.monotonic``."""
+        return None if self._attempt is None else self._attempt.deadline
 
     def step(self, now: float) -> Ending | None:
         """Take note of what has happened, and do what is due.
 
         :return: how the process ended, once, after which the caller lets the child :meth:`become` what it is then.
         """
-        if self._stillborn is not None:
-            stillborn, self._stillborn = self._stillborn, None
-            return stillborn
-        if self._link is None:
+        attempt = self._attempt
+        if attempt is None or attempt.is_over:
             return None
-        self._hear(self._link, now)
-        if self._link.broken is not None and self._condemned is None:
-            self.kill(f"broke the protocol of the lifeline: {self._link.broken}", now)
-        ending = self._link.ending(now)
-        if ending is None and self._give_up_at is not None and now >= self._give_up_at:
-            logger.error("%s: is there in spite of SIGKILL", self.name, extra={"child": self.name, "pid": self.pid})
-            ending = Ending("is there in spite of SIGKILL")
-        if ending is not None:
-            return self._end(self._link, ending)
-        if self._link.eof:
-            self._kill_at(now + EOF_PATIENCE, "closed its lifeline")
-        if self._kill is not None and now >= self._kill[0]:
-            self.kill(self._kill[1], now)
-        if self._hung_at is not None and now >= self._hung_at:
-            self._suspect(now)
-        return None
+        knew_it = attempt.pid is not None
+        for message, body in attempt.hear(now):
+            self._take(attempt, message, body, now)
+        if not knew_it and attempt.pid is not None and self.listener is not None:
+            self.listener.handed_to(attempt.pid)
+        ending = attempt.ending(now)
+        if ending is None and (fault := attempt.fault(now)) is not None:
+            self.kill(fault, now)
+        return ending
 
-    def _hear(self, link: Link, now: float) -> None:
-        """Take what the process says, and learn which one it is."""
-        knew_it = link.pid is not None
-        for message, body in link.step(now):
-            self._take(message, body, now)
-        if not knew_it and link.pid is not None and self._listener is not None:
-            self._listener.handed_to(link.pid)
-
-    def dismiss(self, now: float, *, for_good: bool = True) -> None:
-        """Ask the process to stop; kill it when ``stop_timeout`` has passed.
-
-        :param for_good: no other follows, so one that survives even SIGKILL is given up after a while.
-        """
+    def dismiss(self, now: float) -> None:
+        """Ask the process to stop; kill it when ``stop_timeout`` has passed. Without one, the child is stopped already."""
         self.restart_at = None
-        if not self.has_process:
-            if self.state not in DOWN:
-                self.become(State.STOPPED)
-            return
-        if self._link is None:
-            return
-        if for_good and self._condemned is not None and self._give_up_at is None:
-            self._give_up_at = now + KILL_PATIENCE
-        self._for_good |= for_good
-        if self._dismissed:
-            return
-        self._dismissed = True
-        if self._condemned is not None:
-            return
-        self._link.terminate()
-        self._hung_at = None
-        self._kill = (now + self.spec.stop_timeout, f"did not stop within {self.spec.stop_timeout:g} s")
-        if self.state is not State.STOPPING:
-            self.become(State.STOPPING)
+        if self._attempt is not None and self.has_process:
+            self._attempt.is_final = self.wanted is not Wanted.RESTART
+            self._attempt.dismiss(now)
+            if self.state is not State.STOPPING:
+                self.become(State.STOPPING)
+        elif self.state not in DOWN:
+            self.become(State.STOPPED)
 
     def kill(self, reason: str, now: float) -> None:
         """Kill the process.
 
         :param reason: why, in words that follow the child's name.
         """
-        if self._link is None:
-            return
-        self._link.kill()
-        self._kill = self._hung_at = None
-        self._condemned = self._condemned or reason
-        if self._for_good and self._give_up_at is None:
-            self._give_up_at = now + KILL_PATIENCE
-        logger.warning("%s: %s; killed", self.name, reason, extra=self._extra(reason))
-        if self.state is not State.STOPPING:
-            self.become(State.STOPPING, reason)
+        if self._attempt is not None and self.has_process:
+            self._attempt.kill(reason, now)
+            logger.warning("%s: %s; killed", self.name, reason, extra=self._extra(reason))
+            if self.state is not State.STOPPING:
+                self.become(State.STOPPING, reason)
 
     def become(self, state: State, reason: str = "", **more: Any) -> None:
         """Change the state. There is no other way to change it.
@@ -403,81 +419,37 @@ class Child:
         :raises IllegalTransition: when ``state`` may not follow the current one.
         """
         check_transition(self.name, self.state, state)
+        level = LEVELS.get((self.state, state), LEVELS.get(state, logging.INFO))
         self.state = state
         self._since = time.monotonic()
         if state is not State.WAITING:
             self.reason = reason or self.reason
-        level = LEVELS.get(state, logging.INFO)
         logger.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "", extra=self._extra(reason) | more)
         notify(self._on_change, self.snapshot)
 
-    def _take(self, message: str, body: Mapping[str, Any], now: float) -> None:
-        """Act on what the child says."""
-        match message, self.state:
-            case (("ready" | "waiting"), (State.STARTING | State.WAITING | State.READY)) if self._error is None:
-                self._take_state(State(message), body, now)
-            case "failed", (State.STARTING | State.WAITING) if self._error is None:
-                self._error = body
-                self._kill_at(now + self.spec.stop_timeout, "did not exit after it had failed")
-            case "beat", _:
-                self._stats = body
-                self._beat_at = now
-                if self._hung_at is not None:
-                    self._await_beat(now)
-            case (("ready" | "waiting" | "failed"), _):
+    def _take(self, attempt: Attempt, message: str, body: Mapping[str, Any], now: float) -> None:
+        """Act on what the process says."""
+        speaks_of_itself = not attempt.is_leaving and attempt.error is None
+        match message:
+            case "ready" | "waiting" if speaks_of_itself:
+                if self.is_on_trial:
+                    self.forget()
+                attempt.come_up(body, now)
+                self.ever_up = True
+                if (state := State(message)) is not self.state:
+                    self.become(state, _waits(body) if state is State.WAITING else "")
+            case "failed" if speaks_of_itself and self.state is not State.READY:
+                attempt.fail(body, now)
+            case "beat":
+                attempt.beat(body, now)
+            case "ready" | "waiting" | "failed":
                 logger.debug("%s: said %s while it was %s", self.name, message, self.state, extra=self._extra(""))
             case _:
                 notify(self._on_message, self.snapshot, message, body)
 
-    def _take_state(self, state: State, info: Mapping[str, Any], now: float) -> None:
-        """Note that the process is up, and whether it waits."""
-        self._info = info
-        if self.state is State.STARTING:
-            self._kill = None
-            self._await_beat(now)
-            self.up_at = now
-            self.ever_up = True
-        if self.state is not state:
-            self.become(state, _waits(info) if state is State.WAITING else "")
-
-    def _kill_at(self, moment: float, reason: str) -> None:
-        """Have the process killed at ``moment``, unless that happens earlier."""
-        if self._condemned is None and (self._kill is None or moment < self._kill[0]):
-            self._kill = (moment, reason)
-
-    def _await_beat(self, now: float) -> None:
-        """Expect a heartbeat within the child's limit."""
-        self._overdue = False
-        self._hung_at = None if self.spec.heartbeat_timeout is None else now + self.spec.heartbeat_timeout
-
-    def _suspect(self, now: float) -> None:
-        """Kill a process that has not beaten within its limit, and not within one more interval.
-
-        Another interval, because it may be that everybody was frozen, this process, too, and the child is just waking up. If
-        this process wakes up late itself, that is so, and the child has its whole limit once more.
-        """
-        timeout = self.spec.heartbeat_timeout
-        assert timeout is not None
-        assert self._hung_at is not None
-        if self._overdue:
-            self.kill(f"made no progress for {timeout:g} s", now)
-        else:
-            interval = heartbeat(timeout)
-            was_frozen = now - self._hung_at > interval / 4
-            self._overdue = True
-            self._hung_at = now + (timeout if was_frozen else interval)
-
-    def _end(self, link: Link, ending: Ending) -> Ending:
-        """Put the process away, and say why it ended."""
-        if self._error is not None:
-            ending = replace(ending, reason=f"could not start: {self._error.get('message', self._error)}", error=self._error)
-        elif self._condemned is not None:
-            ending = replace(ending, reason=self._condemned)
-        elif self.up_at is None and not self._dismissed and link.pid is not None:
-            ending = replace(ending, reason=f"{ending.reason} before it was ready")
-        link.close()
-        self._link = self._kill = self._give_up_at = self._hung_at = self._started_at = None
-        return ending
+    def _retry_at(self, failed_at: float) -> float | None:
+        """Return when a child that failed is tried again, as it is described."""
+        return failed_at + self.spec.retry_after if self.spec.retry_after else None
 
     def _extra(self, reason: str) -> dict[str, Any]:
         return {"child": self.name, "pid": self.pid, "reason": reason}

@@ -11,9 +11,9 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["Owner", "close_in_forks", "guard"]
+__all__ = ["Owner", "close_in_forks", "descriptors", "guard"]
 
 guard: Final = threading.RLock()
 """Held while descriptors are made and registered, so that no other thread forks in between."""
@@ -29,6 +29,14 @@ class Owner(Protocol):
 def close_in_forks(owner: Owner) -> None:
     """Have ``owner.abandon()`` called in every fork of this process, for as long as ``owner`` exists."""
     _owners.add(owner)
+
+
+def descriptors(process: Any) -> list[int]:
+    """Return the descriptors that multiprocess keeps in the parent for a process: it has no name for them."""
+    try:
+        return list(process._popen.finalizer._args)  # noqa: SLF001
+    except (AttributeError, TypeError):
+        return []
 
 
 _owners: Final[weakref.WeakSet[Owner]] = weakref.WeakSet()

@@ -7,35 +7,31 @@ use says why, and is guarded, so that another version of multiprocess costs the 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import multiprocess
-from multiprocess import forkserver, resource_tracker, spawn
+from multiprocess import resource_tracker, spawn
 from multiprocess.reduction import ForkingPickler
 
-__all__ = ["Launcher", "Parcel", "descriptors", "exit_status", "is_child_of_fork_server"]
+from asm_supervisor import forks
+from asm_supervisor.forkserver import ForkServer
+from asm_supervisor.signals import blocked
 
-logger = logging.getLogger("asm_supervisor")
+__all__ = ["Launcher", "Parcel", "is_child_of_fork_server"]
 
 PRELOADED: Final = ("asm_supervisor.bootstrap",)
 """What every child needs. The fork server imports it once for all."""
 
-FIRST: Final = "asm_supervisor.preloading"
-LAST: Final = "asm_supervisor.preloaded"
-"""Before and after everything that the fork server imports."""
-
 TRACKER_PATIENCE: Final = 1.0
 """How many seconds the resource tracker has to finish; a forked process of a user may keep it waiting for ever."""
-
-UNKNOWN_STATUS: Final = 255
-"""What multiprocess gives as the exit status of a child whose fork server is gone."""
 
 
 class Launcher:
@@ -47,9 +43,9 @@ class Launcher:
 
     def __init__(self, start_method: str = "forkserver", preload: Sequence[str] = ()) -> None:
         self.start_method = start_method
-        self._context = multiprocess.get_context(start_method)
-        self._preload = tuple(preload)
-        self._helpers: set[int] = set()
+        self._preload = dict.fromkeys((*PRELOADED, *preload))
+        self._servers: set[ForkServer] = set()
+        self._trackers: set[int] = set()
 
     @property
     def blocks(self) -> bool:
@@ -57,22 +53,29 @@ class Launcher:
         return self.start_method != "fork"
 
     def start(self, name: str, function: Callable[..., None], arguments: Mapping[str, Any]) -> Any:
-        """Start a process and return multiprocess's object for it.
+        """Start a process and return what there is to know of it: multiprocess's object, or what is like it.
+
+        The new process begins with signals blocked that it is not prepared for; the bootstrap unblocks them. A forked child
+        has our handlers at first, which would swallow a SIGTERM. A new interpreter would answer Ctrl-C, which reaches the
+        whole foreground group, with a traceback while it still imports, and the end of a terminal with its own.
 
         :raises Exception: whatever multiprocess raises when it cannot. A process may exist all the same: a fork server
             that is killed after the fork and before it told us the pid leaves one.
         """
-        process = self._context.Process(target=function, kwargs=dict(arguments), name=name)
-        before = _helper_pids()
-        try:
-            with _without_main(), self._signals_blocked():
-                if self.start_method == "forkserver":
-                    self._set_preload()
+        if self.start_method == "forkserver":
+            return self._fork_server().fork(name, function, arguments)
+        process = multiprocess.get_context(self.start_method).Process(target=function, kwargs=dict(arguments), name=name)
+        if self.start_method == "fork":
+            with blocked(signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 process.start()
-        except EOFError as cause:
-            raise ChildProcessError("the fork server ended before the process was started; stderr may say why") from cause
-        finally:
-            self._helpers |= _helper_pids() - before
+        else:
+            tempfile.gettempdir()  # without one it cannot import multiprocess (see ``anywhere``), and could not say so
+            before = _tracker()
+            with blocked(signal.SIGHUP):
+                resource_tracker.ensure_running()  # as a side effect this unblocks the other signals: so do it first
+                self._trackers |= _tracker() - before
+                with blocked(signal.SIGINT), _without_main():
+                    process.start()
         # At the interpreter's exit multiprocess waits for all processes that it knows: ours would wait for our end.
         with contextlib.suppress(AttributeError):
             multiprocess.process._children.discard(process)  # noqa: SLF001
@@ -80,51 +83,43 @@ class Launcher:
 
     @property
     def helpers(self) -> frozenset[int]:
-        """The pids of the processes that came up for this launcher, and that multiprocess waits for."""
-        return frozenset(self._helpers)
+        """The pids of the processes that came up for this launcher, and that are waited for."""
+        return frozenset(self._trackers | {server.pid for server in self._servers})
 
     def interrupt(self) -> None:
         """Make a :meth:`start` that hangs in another thread fail: kill the fork server. The next start makes a new one."""
-        if self.start_method == "forkserver":
-            with contextlib.suppress(AttributeError, OSError):
-                _kill_fork_server()
+        if self.start_method == "forkserver" and _shared is not None and _shared.alive:
+            _shared.kill()
 
     def stop_helpers(self) -> None:
         """Stop and reap the fork server and the resource tracker, if it was for this launcher that they came up."""
+        with forks.guard:
+            for server in self._servers:
+                server.stop()
+            self._servers.clear()
         with contextlib.suppress(AttributeError, OSError):
-            if forkserver._forkserver._forkserver_pid in self._helpers:  # noqa: SLF001
-                # Its own way to stop it waits until every process that inherited its pipe has ended.
-                _kill_fork_server()
-                forkserver._forkserver._stop()  # noqa: SLF001
-        with contextlib.suppress(AttributeError, OSError):
-            if resource_tracker._resource_tracker._pid in self._helpers:  # noqa: SLF001
+            if _tracker() & self._trackers:
                 _stop_tracker(resource_tracker._resource_tracker)  # noqa: SLF001
-        self._helpers.clear()
+        self._trackers.clear()
 
-    def _set_preload(self) -> None:
-        """Add to what the fork server imports, and take the main script away: it is not run again in children."""
-        with contextlib.suppress(AttributeError):
-            if forkserver._forkserver._forkserver_pid is None:  # noqa: SLF001
-                others = forkserver._forkserver._preload_modules  # noqa: SLF001
-                wanted = dict.fromkeys((FIRST, *others, *PRELOADED, *self._preload))
-                wanted.pop(LAST, None)  # it is among the others if there was a fork server before this one
-                forkserver.set_forkserver_preload([*(name for name in wanted if name != "__main__"), LAST])
+    def _fork_server(self) -> ForkServer:
+        """Return the fork server of this process, which all launchers share; start it if there is none."""
+        global _shared  # noqa: PLW0603  # as there is one environment, and one standard error
+        with forks.guard:
+            if _shared is None or not _shared.alive:
+                ended = [server for server in self._servers if not server.alive]
+                for server in ended:
+                    server.close()
+                    self._servers.discard(server)
+                _preloads.update(self._preload)
+                _shared = ForkServer(_preloads)
+                self._servers.add(_shared)
+            return _shared
 
-    @contextlib.contextmanager
-    def _signals_blocked(self) -> Iterator[None]:
-        """Let the new process begin with signals blocked that it is not prepared for; the bootstrap unblocks them.
 
-        A forked child has our handlers at first, which would swallow a SIGTERM. A fork server or a new interpreter would
-        answer Ctrl-C, which reaches the whole foreground group, with a traceback while it still imports.
-        """
-        if self.blocks:
-            resource_tracker.ensure_running()  # as a side effect this unblocks both signals: so do it first
-        blocked = {signal.SIGINT} if self.blocks else {signal.SIGINT, signal.SIGTERM}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+_shared: ForkServer | None = None
+_preloads: Final[dict[str, None]] = {}
+"""What the fork servers of this process import. The next one does so for all who had one before."""
 
 
 class Parcel:
@@ -145,41 +140,18 @@ class Parcel:
         return Parcel, (None, bytes(ForkingPickler.dumps(self._value)))
 
 
-def exit_status(process: Any) -> int | None:
-    """Return the exit status of a process that has ended, negative for a signal; ``None`` when nobody knows it (yet)."""
-    status: int | None = process.exitcode
-    return None if status == UNKNOWN_STATUS and isinstance(process, multiprocess.context.ForkServerProcess) else status
-
-
-def descriptors(process: Any) -> list[int]:
-    """Return the descriptors that multiprocess keeps in the parent for a process."""
-    try:
-        return list(process._popen.finalizer._args)  # noqa: SLF001
-    except (AttributeError, TypeError):
-        return []
-
-
 def is_child_of_fork_server(pid: int) -> bool:
     """Tell whether the process that has this pid now was forked by our fork server, as long as that one lives."""
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(OSError):
         # The second field is the program's name in brackets, which may hold anything; the fourth is the parent.
         parent = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-        return bool(parent == forkserver._forkserver._forkserver_pid)  # noqa: SLF001
+        return _shared is not None and _shared.alive and parent == _shared.pid
     return False
 
 
-def _helper_pids() -> set[int]:
-    pids = set()
-    with contextlib.suppress(AttributeError):
-        pids |= {forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}  # noqa: SLF001
-    return pids - {None}
-
-
-def _kill_fork_server() -> None:
-    with forkserver._forkserver._lock:  # noqa: SLF001
-        pid = forkserver._forkserver._forkserver_pid  # noqa: SLF001
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+def _tracker() -> set[int]:
+    """Return the pid of multiprocess's resource tracker, if there is one."""
+    return {getattr(resource_tracker._resource_tracker, "_pid", None)} - {None}  # type: ignore[return-value]  # noqa: SLF001
 
 
 def _stop_tracker(tracker: Any) -> None:
@@ -198,31 +170,19 @@ def _stop_tracker(tracker: Any) -> None:
         os.close(pidfd)
 
 
-def _abandon_fork_server() -> None:
-    """Let a fork forget the fork server: it is no child of the fork, and would live as long as the fork does."""
-    server = forkserver._forkserver  # noqa: SLF001
-    with contextlib.suppress(AttributeError, OSError):
-        if server._forkserver_alive_fd is not None:  # noqa: SLF001
-            os.close(server._forkserver_alive_fd)  # noqa: SLF001
-            server._forkserver_alive_fd = server._forkserver_address = server._forkserver_pid = None  # noqa: SLF001
-
-
-os.register_at_fork(after_in_child=_abandon_fork_server)
-
 # Multiprocess tells a new process where the main script is, and the process runs it again, as ``__mp_main__``, so that what
 # is defined there can be unpickled. Our targets are functions of modules: we need no second run, which is slow, and which
-# starts a script that has no ``if __name__ == "__main__"`` all over again. So this information is left out for our own
-# processes, which the flag of the thread tells from those of others.
+# starts a script that has no ``if __name__ == "__main__"`` all over again. It tells the working directory, too, which the
+# process has anyway, and fails when that one has no name any more. So our own processes, which the flag of the thread tells
+# from those of others, are told where modules are, and nothing else.
 _thread: Final = threading.local()
 _get_preparation_data: Final = spawn.get_preparation_data
 
 
 def _preparation_data(name: str) -> Any:
-    data = _get_preparation_data(name)
     if getattr(_thread, "without_main", False):
-        data.pop("init_main_from_name", None)
-        data.pop("init_main_from_path", None)
-    return data
+        return {"name": name, "sys_path": list(sys.path), "sys_argv": list(sys.argv)}
+    return _get_preparation_data(name)
 
 
 spawn.get_preparation_data = _preparation_data

@@ -9,6 +9,8 @@
       │   <────  ["failed", {"code": …, "message": …}]    or why it cannot come up │
       │   <────  ["beat",   {…}]      its loop goes on; with counters, if it has any │
       │   <────  [any other name, {…}]                    what else it wants to say │
+      │    ────> ["settings", {…}]                what it is to be told while it runs │
+      │    ────> ["socket", {}]     with a descriptor: listen on this one from now on │
       │    ────> ["stop",   {}]                           please go; SIGTERM follows │
      EOF: the child is gone                               EOF: the parent is gone
 
@@ -19,13 +21,15 @@ both read what is there, keep half a frame until its rest comes, and drop what t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgpack
@@ -98,11 +102,15 @@ class End:
     """One end of a lifeline: messages in, messages out, and whether the other end is closed. It never blocks.
 
     :param connection: from ``multiprocess.Pipe()``. It is only used as the owner of a descriptor.
+    :param takes_files: whether the other end may send descriptors along with messages.
+    :ivar files: those that came and were not taken yet.
     :ivar eof: whether the other end was found closed.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, takes_files: bool = False) -> None:
         self._connection = connection
+        self._takes_files = takes_files
+        self.files: deque[int] = deque()
         os.set_blocking(connection.fileno(), False)
         os.set_inheritable(connection.fileno(), False)  # the method spawn left it inheritable
         self._frames = Frames()
@@ -131,7 +139,7 @@ class End:
         messages = []
         while not self.eof and self.broken is None:
             try:
-                data = os.read(self.fileno(), READ_SIZE)
+                data = self._receive()
             except BlockingIOError:
                 break
             except OSError:  # ECONNRESET: the other end was closed, and had not read everything
@@ -142,16 +150,20 @@ class End:
                 break
         return messages
 
-    def write(self, frame: bytes, *, patience: float = 0.0) -> bool:
+    def write(self, frame: bytes, *, patience: float = 0.0, file: int | None = None) -> bool:
         """Send a frame, or drop it and return ``False`` when there is no room for it.
 
         :param patience: for how many seconds to wait for room.
+        :param file: a descriptor that goes with it.
         """
         deadline = time.monotonic() + patience
         with self._writing:
             if not self._flush(deadline):
                 return False
             self._unsent = frame
+            if file is not None and not self._send_with(file):
+                self._unsent = b""
+                return False
             self._flush(deadline)
             if self._unsent == frame:
                 self._unsent = b""
@@ -164,8 +176,40 @@ class End:
 
     def hang_up(self) -> None:
         """Let the other end see EOF, and go on reading what it says."""
-        with socket.socket(fileno=os.dup(self.fileno())) as end:
+        with self._as_socket() as end:
             end.shutdown(socket.SHUT_WR)
+
+    @contextlib.contextmanager
+    def _as_socket(self) -> Iterator[socket.socket]:
+        """Lend the descriptor to a socket, which has what a pipe has not."""
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.fileno())
+        try:
+            end.setblocking(False)
+            yield end
+        finally:
+            end.detach()
+
+    def _receive(self) -> bytes:
+        """Read what is there.
+
+        :raises BlockingIOError: when there is nothing.
+        :raises OSError: when the other end is closed.
+        """
+        if not self._takes_files:
+            return os.read(self.fileno(), READ_SIZE)  # the kernel closes what came along
+        with self._as_socket() as end:
+            data, files, _flags, _address = socket.recv_fds(end, READ_SIZE, 1, socket.MSG_CMSG_CLOEXEC)
+        self.files += files
+        return data
+
+    def _send_with(self, file: int) -> bool:
+        """Write the beginning of what is unsent, and a descriptor with it; return whether there was room."""
+        try:
+            with self._as_socket() as end:
+                self._unsent = self._unsent[socket.send_fds(end, [self._unsent], [file]) :]
+        except OSError:  # no room, or the other end is closed
+            return False
+        return True
 
     def _flush(self, deadline: float) -> bool:
         """Write what is unsent; return whether nothing is left."""
@@ -186,6 +230,9 @@ class Lifeline:
     :ivar name: the child's name.
     :ivar socket: the listening socket that the parent owns; ``None`` when the child was described without one.
     :ivar restarts: how many processes this child had before this one.
+    :ivar settings: what the child was described with, as the parent told it last.
+    :ivar on_settings: called with the settings when :meth:`stop_requested` has found new ones.
+    :ivar on_socket: called with another listening socket when :meth:`stop_requested` has found one: the other was lost.
     :ivar heartbeat: every how many seconds the child is to :meth:`beat` once it is up; ``None``: it need not.
     """
 
@@ -197,15 +244,19 @@ class Lifeline:
         *,
         restarts: int = 0,
         heartbeat: float | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.socket = listening
         self.restarts = restarts
         self.heartbeat = heartbeat
+        self.settings: Mapping[str, Any] = settings or {}
+        self.on_settings: Callable[[Mapping[str, Any]], None] | None = None
+        self.on_socket: Callable[[socket.socket], None] | None = None
         self.told: str | None = None
         """What this child said last of itself: ``ready``, ``waiting`` or ``failed``."""
-        self._end = End(connection)
-        self._reading = threading.Lock()
+        self._end = End(connection, takes_files=True)
+        self._reading = threading.RLock()
         self._stop_requested = False
         self._leave = threading.Event()
         forks.close_in_forks(self)
@@ -260,18 +311,19 @@ class Lifeline:
         return self._end.write(encode(message, body))
 
     def fileno(self) -> int:
-        """Return a descriptor for ``select`` and event loops. When it is readable, ask :meth:`stop_requested`."""
+        """Return a descriptor for ``select`` and event loops. When it is readable, call :meth:`stop_requested`."""
         return self._end.fileno()
 
     def stop_requested(self) -> bool:
-        """Tell, without waiting, whether the parent is gone or has asked this child to stop.
+        """Take what the parent says; tell, without waiting, whether it is gone or has asked this child to stop.
 
         After the parent's death the descriptor stays readable; stop watching it once this returned ``True``.
         """
         with self._reading:
-            self._stop_requested |= any(message == "stop" for message, _ in self._end.read())
-            # Whoever does not keep the protocol is not our parent.
-            return self._stop_requested or self._end.eof or self._end.broken is not None
+            for message, body in self._end.read():
+                self._hear(message, body)
+        # Whoever does not keep the protocol is not our parent.
+        return self._stop_requested or self._end.eof or self._end.broken is not None
 
     @property
     def orphaned(self) -> bool:
@@ -304,6 +356,19 @@ class Lifeline:
     def abandon(self) -> None:
         """Close a fork's copy: a child of this child must not look like this child."""
         self._end.close()
+
+    def _hear(self, message: str, body: Mapping[str, Any]) -> None:
+        """Take what the parent said. What a newer one may say besides means nothing here."""
+        if message == "stop":
+            self._stop_requested = True
+        elif message == "settings":
+            self.settings = body
+            if self.on_settings is not None:
+                self.on_settings(body)
+        elif message == "socket" and self._end.files:
+            self.socket = socket.socket(fileno=self._end.files.popleft())
+            if self.on_socket is not None:
+                self.on_socket(self.socket)
 
     def _say(self, message: str, frame: bytes) -> None:
         """Say how this child is. That it has failed is the last word."""

@@ -30,11 +30,11 @@ import multiprocess
 
 from asm_supervisor import forks
 from asm_supervisor.bootstrap import run_child
-from asm_supervisor.launch import Launcher, Parcel, descriptors, exit_status, is_child_of_fork_server
+from asm_supervisor.launch import Launcher, Parcel, is_child_of_fork_server
 from asm_supervisor.lifeline import End, Message, encode
 from asm_supervisor.spec import ChildSpec, target_name
 
-__all__ = ["Ending", "Link", "heartbeat", "wait"]
+__all__ = ["Ending", "Link", "wait"]
 
 logger = logging.getLogger("asm_supervisor")
 
@@ -43,10 +43,6 @@ STATUS_PATIENCE: Final = 0.5
 
 MAX_GRACE: Final = 2.0
 """How many seconds a child may at most outlive its parent."""
-
-
-MAX_HEARTBEAT: Final = 1.0
-"""Every how many seconds a child beats at least. What its heartbeats tell of it is not older than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,8 @@ class Link:
             "environment": dict(os.environ),
             "grace": min(spec.stop_timeout, MAX_GRACE),
             "restarts": restarts,
-            "heartbeat": None if spec.heartbeat_timeout is None else heartbeat(spec.heartbeat_timeout),
+            "heartbeat": spec.heartbeat,
+            "settings": dict(spec.settings),
         }
         if launcher.blocks:
             threading.Thread(target=self._launch, args=(arguments,), name=f"launch {spec.name}", daemon=True).start()
@@ -157,12 +154,19 @@ class Link:
         status = None
         if self._process is not None:
             was_told = wait([self._process.sentinel])
-            status = exit_status(self._process)
+            status = self._process.exitcode
             if status is None and not was_told and now < self._gone_at + STATUS_PATIENCE:
                 return None
         if self._failure is not None and self.pid is None:
             return Ending(f"could not be started: {self._failure}")
         return Ending(_describe(status), status)
+
+    def tell(self, message: str, body: Mapping[str, Any], file: int | None = None) -> bool:
+        """Tell the process something, also when it is just being started; return whether there was room for it.
+
+        :param file: a descriptor that goes with it.
+        """
+        return self._lifeline.write(encode(message, body), file=file)
 
     def terminate(self) -> None:
         """Ask the process to stop, by lifeline and by SIGTERM. If it is just being started, as soon as it is there."""
@@ -190,7 +194,7 @@ class Link:
         is_this_child = self._launching_thread == threading.get_ident()
         files = [file for file in (self._pidfd, self._launched) if file is not None]
         if self._process is not None:
-            files += descriptors(self._process)
+            files += forks.descriptors(self._process)
         for file in files:
             with contextlib.suppress(OSError):
                 os.close(file)
@@ -279,11 +283,6 @@ class Link:
             pass
         except PermissionError:
             logger.exception("%s: may not be sent %s", self._name, number.name, extra={"child": self._name, "pid": self.pid})
-
-
-def heartbeat(timeout: float) -> float:
-    """Return every how many seconds a child is to beat that counts as hung after ``timeout``."""
-    return min(MAX_HEARTBEAT, timeout / 4)
 
 
 def wait(files: Iterable[int], timeout: float | None = 0.0) -> bool:

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["Backoff", "Restart", "add_restart", "describe"]
 
@@ -76,6 +77,9 @@ class Restart:
     """When, by ``time.monotonic``."""
     child: str
     reason: str
+    """How the process before had ended, in words that follow the child's name."""
+    kind: Literal["crash", "asked", "needed"] = "crash"
+    """Whether it died; or somebody asked for another process; or the supervisor needed one, since another child died."""
 
 
 def add_restart(

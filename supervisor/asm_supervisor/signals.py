@@ -6,16 +6,19 @@ import contextlib
 import os
 import signal
 from collections import deque
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from asm_supervisor import forks
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "blocked"]
 
 
 class Signals:
     """While this context lasts, these signals are queued, and :meth:`fileno` is readable when there are any.
+
+    Also those that whoever started this program has blocked, which it inherits.
 
     :param numbers: the signals.
     :raises ValueError: on entering in another thread than the main one, which Python does not allow.
@@ -25,6 +28,7 @@ class Signals:
         self._numbers = numbers
         self._arrived: deque[signal.Signals] = deque()
         self._handlers: dict[signal.Signals, Any] = {}
+        self._blocked: set[int] = set()
         self._pipe: tuple[int, int] | None = None
         self._old_wakeup = -1
 
@@ -37,6 +41,7 @@ class Signals:
         self._old_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         for number in self._numbers:
             self._handlers[number] = signal.signal(number, self._handle)
+        self._blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers) & set(self._numbers)
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None) -> None:
@@ -62,6 +67,7 @@ class Signals:
         pipe, self._pipe = self._pipe, None
         if pipe is None:
             return
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)
         for number, handler in self._handlers.items():
             # None: a handler that was not set by Python, and cannot be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -71,3 +77,13 @@ class Signals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._arrived.append(signal.Signals(number))
+
+
+@contextlib.contextmanager
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back in this thread, and in the processes that it starts meanwhile, until those let them through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

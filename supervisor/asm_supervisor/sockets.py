@@ -71,12 +71,14 @@ class Listener:
 
     :ivar path: absolute.
     :ivar socket: the listening socket; ``None`` after :meth:`hand_over` and :meth:`close`.
+    :ivar trouble: why the name is not this listener's at the moment, as whoever watches it found; empty when it is.
     """
 
     def __init__(self, path: Path, lock: int, backlog: int, mode: int) -> None:
         """Use :meth:`acquire`."""
         self.path = path
         self.socket: socket.socket | None = None
+        self.trouble = ""
         self._lock: int | None = lock
         self._backlog = backlog
         self._mode = mode
@@ -136,6 +138,36 @@ class Listener:
         except OSError as cause:
             raise ListenError(self.path, cause.strerror or str(cause)) from cause
 
+    def is_in_place(self) -> bool:
+        """Tell, without opening anything, whether the files at the name's paths are still those that were made here."""
+        assert self._lock is not None
+        return _is_at(lock_path(self.path), os.fstat(self._lock)) and _is_at(self.path, self._bound)
+
+    def restore(self) -> bool:
+        """Make again what is gone from its place: take the lock, bind, listen. Nobody is waited for, and nobody pushed out.
+
+        :return: whether the socket is another one now, which is to be handed down.
+        :raises NameInUse: when another process has taken the name meanwhile.
+        :raises ListenError: when there is something else at ``path``, or the system refuses.
+        """
+        assert self._lock is not None
+        try:
+            with forks.guard:
+                if not _is_at(lock_path(self.path), os.fstat(self._lock)):
+                    lost, (self._lock, _left_behind) = self._lock, _lock(self.path)
+                    os.close(lost)
+                if _is_at(self.path, self._bound):
+                    return False
+                _remove_unused(self.path)
+                was_refused = self.socket is None
+                self.hand_over()  # nobody can reach it any more
+                self.listen()
+                if was_refused:
+                    self.hand_over()
+                return True
+        except OSError as cause:
+            raise ListenError(self.path, cause.strerror or str(cause)) from cause
+
     def handed_to(self, pid: int) -> None:
         """Note which process the socket was handed down to, for whoever has to clear up after both."""
         started = _started(pid)
@@ -153,13 +185,14 @@ class Listener:
             self.socket = None
 
     def close(self) -> None:
-        """Remove the socket and the lock, in this order and while the lock is held. A second call does nothing."""
+        """Remove the socket and the lock, in this order and while the lock is held, and nobody else's. Twice is once."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
         self._unlink()
         self.hand_over()
-        lock_path(self.path).unlink(missing_ok=True)
+        if _is_at(lock_path(self.path), os.fstat(lock)):
+            lock_path(self.path).unlink(missing_ok=True)
         os.close(lock)
 
     def abandon(self) -> None:
@@ -171,15 +204,21 @@ class Listener:
 
     def _unlink(self) -> None:
         """Remove the socket, if it is the one that was bound here."""
-        if self._bound is not None:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.lstat(self.path), self._bound):
-                    self.path.unlink()
+        if _is_at(self.path, self._bound):
+            self.path.unlink(missing_ok=True)
 
 
 def lock_path(path: Path) -> Path:
     """Return where the lock of the socket at ``path`` is."""
     return path.with_name(path.name + ".lock")
+
+
+def _is_at(path: Path, wanted: os.stat_result | None) -> bool:
+    """Tell whether a file is at a path, and nothing else is."""
+    try:
+        return wanted is not None and os.path.samestat(os.lstat(path), wanted)
+    except OSError:
+        return False
 
 
 def _verify(path: Path, found: os.stat_result, mode: int) -> None:
@@ -249,17 +288,37 @@ def _remove_stale(path: Path, left_behind: int | None) -> None:
     deadline = time.monotonic() + ORPHAN_PATIENCE
     if left_behind is not None:
         _see_off(path, left_behind)
+    if not _has_socket(path):
+        return
+    if not _outlast(path, max(deadline - time.monotonic(), KILL_PATIENCE)):
+        logger.warning("%s: somebody whom a killed process left behind still listens; the name is taken all the same", path)
+    path.unlink()
+
+
+def _remove_unused(path: Path) -> None:
+    """Remove a socket on which nobody listens, and nothing else."""
+    if _has_socket(path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(os.fspath(path)) != errno.ECONNREFUSED:
+                raise ListenError(path, "somebody else listens there")
+        path.unlink()
+
+
+def _has_socket(path: Path) -> bool:
+    """Tell whether there is a socket of this user.
+
+    :raises ListenError: when there is something else.
+    """
     try:
         found = os.lstat(path)
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(path, "there is something that is not a socket")
     if found.st_uid != os.geteuid():
         raise ListenError(path, f"there is a socket of another user, uid {found.st_uid}")
-    if not _outlast(path, max(deadline - time.monotonic(), KILL_PATIENCE)):
-        logger.warning("%s: somebody whom a killed process left behind still listens; the name is taken all the same", path)
-    path.unlink()
+    return True
 
 
 def _see_off(path: Path, pid: int) -> None:

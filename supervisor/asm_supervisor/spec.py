@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
+from asm_supervisor.lifeline import encode
 from asm_supervisor.sockets import MAX_PATH_BYTES, lock_path
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ChildSpec",
     "SpecError",
     "Strategy",
+    "check_name",
     "check_settings",
     "check_specs",
     "check_start_method",
@@ -49,6 +51,9 @@ RESTART: Final = ("permanent", "transient", "temporary")
 ON_FAILURE: Final = ("degrade", "shutdown")
 """What follows when a child died too often: the others go on without it; the tree stops."""
 
+MAX_HEARTBEAT: Final = 1.0
+"""Every how many seconds a child beats at least. What its heartbeats tell of it is not older than that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
@@ -58,12 +63,18 @@ class ChildSpec:
     :param target: a function at the top level of a module that can be imported. It is called in the child as
         ``target(lifeline, **kwargs)`` (:class:`~asm_supervisor.lifeline.Lifeline`), and when it returns, the child exits.
     :param kwargs: arguments for ``target``; they are pickled, except with the start method ``fork``.
+    :param settings: what the process may be told anew while it runs, so that a change of it needs no other process: JSON values
+        with string keys, ``lifeline.settings``.
     :param listen: the path of an AF_UNIX socket that the parent owns, listens on and hands down as ``lifeline.socket``.
+    :param rebinds: whether the target serves another listening socket when it is handed one while it runs
+        (:attr:`Lifeline.on_socket <asm_supervisor.lifeline.Lifeline.on_socket>`). One that does not is restarted when the file
+        of its socket was taken away.
     :param description: what the child is, in a few words for people.
     :param listen_mode: the permissions of that socket; whoever has the right to write may connect.
     :param restart: when it is started again: ``permanent``, always; ``transient``, unless it exited with status 0;
         ``temporary``, never.
     :param on_failure: what follows when it died too often: ``shutdown``, the tree stops; ``degrade``, the others go on.
+    :param retry_after: after how many seconds it is tried again when it died too often and the others go on; 0: never.
     :param start_timeout: how many seconds it may take until it is ready.
     :param stop_timeout: how many seconds lie between SIGTERM and SIGKILL.
     :param heartbeat_timeout: after how many seconds without :meth:`~asm_supervisor.lifeline.Lifeline.beat` a child that is
@@ -73,14 +84,27 @@ class ChildSpec:
     name: str
     target: Callable[..., None]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     listen: Path | None = None
+    rebinds: bool = False
     listen_mode: int = 0o600
     description: str = ""
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
     on_failure: Literal["degrade", "shutdown"] = "shutdown"
+    retry_after: float = 30.0
     start_timeout: float = 30.0
     stop_timeout: float = 10.0
     heartbeat_timeout: float | None = None
+
+    @property
+    def heartbeat(self) -> float | None:
+        """Every how many seconds the process is to beat; ``None``: it need not."""
+        return None if self.heartbeat_timeout is None else min(MAX_HEARTBEAT, self.heartbeat_timeout / 4)
+
+    def makes_the_same(self, other: ChildSpec) -> bool:
+        """Whether a process of the one is one of the other as well. The rest concerns its parent, or it can be told."""
+        made_of = ("target", "kwargs", "listen", "listen_mode", "heartbeat")
+        return all(getattr(self, name) == getattr(other, name) for name in made_of)
 
 
 class SpecError(ValueError):
@@ -119,13 +143,20 @@ def check_specs(specs: Iterable[ChildSpec]) -> tuple[ChildSpec, ...]:
     return checked
 
 
-def check_settings(*, name: str, strategy: str, max_restarts: int, max_seconds: float) -> None:
+def check_name(name: str) -> None:
+    """Check the name of a supervisor.
+
+    :raises SpecError: when it is none.
+    """
+    if not isinstance(name, str) or not name:
+        raise SpecError(None, "name", f"must be a string that is not empty, not {name!r}")
+
+
+def check_settings(*, strategy: str, max_restarts: int, max_seconds: float) -> None:
     """Check the settings of a supervisor.
 
     :raises SpecError: names the setting.
     """
-    if not isinstance(name, str) or not name:
-        raise SpecError(None, "name", f"must be a string that is not empty, not {name!r}")
     if strategy not in STRATEGIES:
         raise SpecError(None, "strategy", f"is {strategy!r}; there is: {', '.join(STRATEGIES)}")
     if not isinstance(max_restarts, int) or isinstance(max_restarts, bool) or max_restarts < 0:
@@ -159,6 +190,9 @@ def _check_spec(spec: ChildSpec) -> None:
     _check_target(spec)
     if not isinstance(spec.kwargs, Mapping) or not all(isinstance(key, str) for key in spec.kwargs):
         refuse("kwargs", f"must be a map with string keys, not {spec.kwargs!r}")
+    _check_settings_of(spec)
+    if spec.retry_after != 0 and not _is_duration(spec.retry_after):
+        refuse("retry_after", f"must be a number of seconds, or 0, not {spec.retry_after!r}")
     for timeout in ("start_timeout", "stop_timeout", "heartbeat_timeout"):
         seconds = getattr(spec, timeout)
         if not _is_duration(seconds) and not (seconds is None and timeout == "heartbeat_timeout"):
@@ -168,6 +202,13 @@ def _check_spec(spec: ChildSpec) -> None:
             refuse(choice, f"is {getattr(spec, choice)!r}; there is: {', '.join(choices)}")
     if spec.listen is not None:
         _check_listen(spec)
+
+
+def _check_settings_of(spec: ChildSpec) -> None:
+    try:
+        encode("settings", spec.settings)
+    except (TypeError, ValueError, OverflowError) as cause:
+        raise SpecError(spec.name, "settings", f"must be a map of JSON values, and short: {cause}") from cause
 
 
 def _check_listen(spec: ChildSpec) -> None:

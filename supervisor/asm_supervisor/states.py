@@ -1,13 +1,13 @@
-"""The states of a child, and which may follow which."""
+"""The states of a child, which may follow which, and what a child is to become."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
-__all__ = ["DOWN", "SETTLED", "TRANSITIONS", "UP", "IllegalTransition", "State", "check_transition"]
+__all__ = ["DOWN", "SETTLED", "TRANSITIONS", "UP", "IllegalTransition", "State", "Wanted", "check_transition"]
 
 
 class State(StrEnum):
@@ -29,6 +29,19 @@ class State(StrEnum):
     """The process is gone, and there will be no other: it did not come up, or came down too often."""
     ENDED = "ended"
     """The process is gone, and there will be no other, as its description has it: ``transient`` or ``temporary``."""
+
+
+class Wanted(Enum):
+    """What is to become of a child. Everything that is done to it follows from this and from its state."""
+
+    RUN = "run"
+    """A process is to be there. What follows when it ends is a matter of the child's description."""
+    RESTART = "restart"
+    """The process that is there is to go, and another one is to come."""
+    END = "end"
+    """The process that is there is to go, and no other is to come until somebody asks: a temporary one goes with another."""
+    LEAVE = "leave"
+    """The child is to go: it is not described any more, or the tree stops."""
 
 
 DOWN: Final[AbstractSet[State]] = frozenset({State.STOPPED, State.FAILED, State.ENDED})

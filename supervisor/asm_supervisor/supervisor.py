@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 from asm_supervisor.child import Child, Snapshot, notify
@@ -32,47 +32,25 @@ from asm_supervisor.inbox import Inbox
 from asm_supervisor.launch import Launcher
 from asm_supervisor.link import Ending, wait
 from asm_supervisor.notify import Notifier
+from asm_supervisor.outcomes import Exit, Reloaded
+from asm_supervisor.policy import DEFAULT_BACKOFF, Policy, in_words, next_to_start, next_to_stop, what_follows
 from asm_supervisor.reaper import adopts_orphans, reap
-from asm_supervisor.restarts import Backoff, Restart, add_restart, describe
+from asm_supervisor.restarts import Backoff, Restart
 from asm_supervisor.signals import Signals
-from asm_supervisor.sockets import ListenError
-from asm_supervisor.spec import STRATEGIES, ChildSpec, SpecError, check_settings, check_specs, check_start_method
-from asm_supervisor.states import DOWN, SETTLED, UP, State
+from asm_supervisor.sockets import Listener, ListenError
+from asm_supervisor.spec import ChildSpec, SpecError, check_name, check_specs, check_start_method
+from asm_supervisor.states import DOWN, SETTLED, State, Wanted
+from asm_supervisor.terminal import Terminal
+from asm_supervisor.watch import Watch, Watched, take_names
 
-__all__ = ["Exit", "Reloaded", "Supervisor", "next_to_start", "next_to_stop"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("asm_supervisor")
-
-DEFAULT_BACKOFF: Final = Backoff()
 
 T = TypeVar("T")
 
 ONE_REQUEST: Final = 0.1
 """Signals that come within so many seconds are one request: a wrapper such as ``timeout`` sends its own besides the group's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
-    """What ended a run."""
-
-    kind: Literal["stopped", "start_failed", "restarts_exceeded"]
-    reason: str
-    """One sentence for a person, without a full stop."""
-    child: str | None = None
-    """The name of the child that was the cause."""
-    error: Mapping[str, Any] | None = None
-    """What that child said about it, if it said anything."""
-    cut_short_by: signal.Signals | None = None
-    """The second signal, for which every child was killed at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reloaded:
-    """What a new description changed: names of children, in start order."""
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
 
 
 class Supervisor:
@@ -90,7 +68,9 @@ class Supervisor:
     :param on_change: called with the :class:`Snapshot` of a child after each change of its state.
     :param on_ready: called once, with the snapshots of all children, when all are up (ready, or waiting) for the first time.
     :param on_message: called with a snapshot, the name and the map of what a child sends with ``lifeline.send``.
-    :param on_hangup: called at a SIGHUP, whose usual action, the end of the process, it replaces.
+    :param on_hangup: called at a SIGHUP that somebody sends. One of a terminal that is gone stops the tree, as does any without
+        this parameter. Where SIGHUP is ignored (``nohup``), it stays so.
+    :param prepare: called before the file of a socket is made again; makes its directory, and raises when that cannot be.
     :raises SpecError: when something in this cannot work; nothing was started then.
 
     The callbacks run in the loop: they must not take long. There, and in what is given to :meth:`post`, the supervisor may
@@ -113,9 +93,11 @@ class Supervisor:
         on_ready: Callable[[list[Snapshot]], None] | None = None,
         on_message: Callable[[Snapshot, str, Mapping[str, Any]], None] | None = None,
         on_hangup: Callable[[], None] | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
-        check_settings(name=name, strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds)
+        check_name(name)
         check_start_method(start_method)
+        self._policy = Policy(strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds, backoff=backoff)
         self.name = name
         self._launcher = Launcher(start_method, preload)
         self._notifier = notifier or Notifier()
@@ -124,29 +106,24 @@ class Supervisor:
         self._on_message = on_message
         self._on_hangup = on_hangup
         self._children = [self._child(spec) for spec in check_specs(specs)]
-        self._leaving: list[Child] = []
-        """Children that a reload took out of the description, and that are still there."""
-        self._strategy = strategy
-        self._max_restarts = max_restarts
-        self._max_seconds = max_seconds
-        self._backoff = backoff
+        """In start order. Those that a reload took out of the description come first, because they are stopped last."""
+        self._watch = Watch(prepare)
+        self._others: list[Watched] = []
         self._inbox = Inbox()
-        self._asked: dict[str, str] = {}
-        """Who is to be stopped and started again, and why, in words that follow the child's name."""
-        self._deaths: dict[str, list[Restart]] = {}
-        self._streaks: dict[str, int] = {}
+        self._terminal = Terminal()
         self._signalled_at: float | None = None
         self._alive_at = 0.0
         self._has_news = True
         self._was_up = False
-        self._is_reloading = False
+        self._is_as_described = False
+        """Whether everybody is what the description, or the one before a reload, made of them; and the notifier was told."""
         self._exit: Exit | None = None
         self._has_run = False
 
     @property
     def children(self) -> list[Snapshot]:
         """What there is to know about each child now, in start order. May be asked from any thread."""
-        return [child.snapshot for child in self._everyone()]
+        return [child.snapshot for child in self._children]
 
     def post(self, function: Callable[[], T]) -> Future[T]:
         """Have a function called in the loop, at its next turn. From any thread.
@@ -158,7 +135,7 @@ class Supervisor:
     def run(self) -> Exit:
         """Start the children, keep them running, and return when the last one is gone.
 
-        SIGTERM and SIGINT stop the tree, whatever it is doing; a second one kills every child at once.
+        SIGTERM and SIGINT, also if whoever started us blocked them, stop the tree; a second one kills every child at once.
 
         :raises RuntimeError: outside the main thread, or when it was run before.
         """
@@ -167,21 +144,19 @@ class Supervisor:
         if self._has_run:
             raise RuntimeError("a supervisor runs once; make a new one")
         self._has_run = True
-        numbers = {signal.SIGTERM, signal.SIGINT}
-        if self._on_hangup is not None:
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}  # if the last is ignored, nobody learns how a child ended
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.add(signal.SIGHUP)
-        if adopts_orphans():
-            numbers.add(signal.SIGCHLD)
         with Signals(*numbers) as signals:
             try:
-                self._listen()
+                self._take_names()
                 self._loop(signals)
             except BaseException:
                 self._abort(signals)
                 raise
             finally:
                 self._inbox.close()
-                for child in reversed(self._everyone()):
+                for child in reversed(self._children):
                     child.release()
                 self._launcher.stop_helpers()
         assert self._exit is not None
@@ -205,72 +180,66 @@ class Supervisor:
         :raises RuntimeError: when the tree is stopping.
         """
         self._refuse_when_stopping()
-        child = next((child for child in self._children if child.name == name), None)
+        child = next((child for child in self._described() if child.name == name), None)
         if child is None:
             raise KeyError(name)
-        self._deaths.pop(name, None)
-        self._streaks.pop(name, None)
-        now = time.monotonic()
-        if child.has_process:
-            self._asked[name] = "was stopped to be started again"
-        elif child.state is State.BACKOFF:
-            child.restart_at = now
-        elif child.state in DOWN - {State.STOPPED}:
-            child.listen()
-            child.await_restart(now, "is started again, as asked")
+        self._restart(child)
 
     def reload(
         self,
         specs: Iterable[ChildSpec],
-        *,
-        strategy: str | None = None,
-        max_restarts: int | None = None,
-        max_seconds: float | None = None,
-        backoff: Backoff | None = None,
+        **policy: Any,
     ) -> Reloaded:
-        """Take a new description: start who is new, restart who is described differently, then stop who is not in it.
+        """Take a new description: start who is new, restart who needs another process, then stop who is not in it.
 
+        :param policy: ``strategy``, ``max_restarts``, ``max_seconds``, ``backoff``; what is not given stays as it is.
         :return: what it changes. That it has been done is seen in :attr:`children`.
         :raises SpecError: when it cannot work, or changes a socket; nothing was changed then.
         :raises ListenError: when a new child cannot have its socket; nothing was changed then.
-        :raises RuntimeError: when the tree is stopping, or is not done with the reload before.
+        :raises RuntimeError: when the tree is stopping.
         """
         self._refuse_when_stopping()
-        if self._leaving:
-            raise RuntimeError(f"{self.name} is not done with the reload before")
-        strategy = strategy or self._strategy
-        max_restarts = self._max_restarts if max_restarts is None else max_restarts
-        max_seconds = self._max_seconds if max_seconds is None else max_seconds
-        check_settings(name=self.name, strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds)
+        new_policy = replace(self._policy, **policy)
         checked = check_specs(specs)
         present = {child.name: child for child in self._children}
         for spec in checked:
             old = present[spec.name].spec if spec.name in present else spec
             if (old.listen, old.listen_mode) != (spec.listen, spec.listen_mode):
                 raise SpecError(spec.name, "listen", "cannot change while the tree runs; give the child another name")
-        added = self._acquire([self._child(spec) for spec in checked if spec.name not in present])
+        added = [self._child(spec) for spec in checked if spec.name not in present]
+        take_names(added)
 
-        self._is_reloading = True
+        self._is_as_described = False
         self._notifier.reloading()
-        self._strategy, self._max_restarts, self._max_seconds = strategy, max_restarts, max_seconds
-        self._backoff = backoff or self._backoff
+        self._policy = new_policy
         wanted = {spec.name: spec for spec in checked}
-        changed = [name for name, spec in wanted.items() if name in present and present[name].spec != spec]
-        self._leaving = [child for child in self._children if child.name not in wanted]
+        removed = [child for child in self._described() if child.name not in wanted]
+        leaving = [child for child in self._children if child.name not in wanted]
+        for child in leaving:
+            child.want(Wanted.LEAVE)
         everyone = present | {child.name: child for child in added}
-        self._children = [everyone[name] for name in wanted]
-        for name in changed:
-            present[name].spec = wanted[name]
-            with contextlib.suppress(ListenError):  # it failed before, and stays so
-                self.restart(name)
-        names = [child.name for child in added], changed, [child.name for child in self._leaving]
-        return Reloaded(added=tuple(names[0]), changed=tuple(names[1]), removed=tuple(names[2]))
+        self._children = [*leaving, *(everyone[name] for name in wanted)]
+        differing = [present[name] for name, spec in wanted.items() if name in present and present[name].spec != spec]
+        changed = [present[name] for name in wanted if name in present and self._redescribe(present[name], wanted[name])]
+        adjusted = [child for child in differing if child not in changed]
+        groups = {"added": added, "changed": changed, "adjusted": adjusted, "removed": removed}
+        return Reloaded(**{what: tuple(child.name for child in children) for what, children in groups.items()})
+
+    def watch(self, name: str, listener: Listener, moved: Callable[[], None]) -> None:
+        """Look after a name that is not a child's, as after those of children.
+
+        :param name: what it is called in logs.
+        :param moved: called in the loop when the listener has another socket.
+        """
+        self._others.append(Watched(name, listener, moved))
 
     # -- The loop ---------------------------------------------------------------------------------------------------
 
-    def _everyone(self) -> list[Child]:
-        """Those that leave come first, because they are stopped last."""
-        return [*self._leaving, *self._children]
+    def _described(self) -> list[Child]:
+        return [child for child in self._children if child.wanted is not Wanted.LEAVE]
+
+    def _names(self) -> list[Watched | Child]:
+        return [*self._others, *self._described()]
 
     def _child(self, spec: ChildSpec) -> Child:
         return Child(spec, launcher=self._launcher, on_change=self._changed, on_message=self._on_message)
@@ -279,21 +248,38 @@ class Supervisor:
         self._has_news = True
         notify(self._on_change, snapshot)
 
-    def _acquire(self, children: list[Child]) -> list[Child]:
-        """Take the names of new children: of all, or of none.
+    def _restart(self, child: Child) -> None:
+        """Do what :meth:`restart` says."""
+        child.forget()
+        now = time.monotonic()
+        if child.has_process:
+            child.want(Wanted.RESTART, "was stopped to be started again")
+        elif child.state is State.BACKOFF:
+            child.restart_at = now
+        elif child.state is not State.STOPPED:
+            self._revive(child, "is started again, as asked", "asked", now)
 
-        :raises ListenError: when that cannot be.
+    def _revive(self, child: Child, why: str, kind: Literal["asked", "needed"], now: float) -> None:
+        """Start a child that failed or ended.
+
+        :raises ListenError: when it cannot have its socket again.
         """
-        try:
-            for child in children:
-                child.listen()
-        except ListenError:
-            for child in children:
-                child.release()
-            raise
-        return children
+        child.listen()
+        child.want(Wanted.RUN, why, kind)
+        child.await_restart(now)
 
-    def _listen(self) -> None:
+    def _redescribe(self, child: Child, spec: ChildSpec) -> bool:
+        """Let a child be what is described now; return whether it needs another process for that."""
+        needed = child.describe(spec)
+        if child.wanted is Wanted.LEAVE:  # a reload before this one had taken it out
+            child.want(Wanted.RUN)
+            needed |= child.state in {State.STOPPING, State.BACKOFF}
+        if needed:
+            with contextlib.suppress(ListenError):  # it failed before, and stays so
+                self._restart(child)
+        return needed
+
+    def _take_names(self) -> None:
         """Take all names before anything is started: what is in use now will not be free when its turn comes."""
         for child in self._children:
             try:
@@ -304,12 +290,13 @@ class Supervisor:
 
     def _loop(self, signals: Signals) -> None:
         """Take turns until nobody is left."""
-        while not self._turn(signals, time.monotonic()):
-            everyone = self._everyone()
-            files = [file for child in everyone for file in child.files()]
-            deadlines = [child.deadline for child in everyone]
-            if self._notifier.interval is not None:
-                deadlines.append(self._alive_at)
+        while not self._turn(signals, now := time.monotonic()):
+            files = [file for child in self._children for file in child.files()]
+            deadlines = [self._terminal.deadline, *(child.deadline for child in self._children)]
+            # One whose time has come and that was not started waits for others, and for no time.
+            deadlines += [child.restart_at for child in self._children if (child.restart_at or 0) > now]
+            deadlines += [self._watch.due if self._exit is None else None]
+            deadlines += [self._alive_at if self._notifier.interval is not None else None]
             deadline = min((moment for moment in deadlines if moment is not None), default=None)
             left = None if deadline is None else deadline - time.monotonic()
             wait([signals.fileno(), self._inbox.fileno(), *files], left)
@@ -318,25 +305,33 @@ class Supervisor:
         """Take what has happened, do what is due; return whether the run is over."""
         for number in signals.take():
             self._take_signal(number, now)
+        if self._terminal.is_gone(now):
+            self.stop("stopped by SIGHUP")
         self._inbox.serve()
-        for child in self._everyone():
+        for child in self._children:
             ending = child.step(now)
             if ending is not None:
                 self._take_ending(child, ending, now)
         if self._exit is None:
-            self._stop_asked(now)
+            self._stop_unwanted(now)
             self._start_due(now)
-            self._stop_leaving(now)
+            self._let_go(now)
+            self._announce()
+            if now >= self._watch.due:
+                self._has_news |= self._watch.look(self._names(), now)
         else:
             self._stop_last(now)
         self._tell(now)
-        return self._exit is not None and all(child.state in DOWN for child in self._everyone())
+        return self._exit is not None and all(child.state in DOWN for child in self._children)
 
     def _take_signal(self, number: signal.Signals, now: float) -> None:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            notify(self._on_hangup)
+            if self._terminal.sends_hangup(now) or self._on_hangup is None:
+                self.stop("stopped by SIGHUP")
+            else:
+                notify(self._on_hangup)
         else:
             self.stop(f"stopped by {number.name}")
             if self._signalled_at is None:
@@ -347,87 +342,115 @@ class Supervisor:
 
     def _take_ending(self, child: Child, ending: Ending, now: float) -> None:
         """Decide what follows when a process has ended."""
-        restart = child.spec.restart
-        if self._exit is not None or child in self._leaving:
-            child.become(State.STOPPED, ending.reason)
-        elif child.name in self._asked:
-            child.await_restart(now, self._asked.pop(child.name))
-        elif not child.ever_up and not self._was_up:
-            child.become(State.FAILED, ending.reason)
-            self._end(Exit(kind="start_failed", reason=f"{child.name} {ending.reason}", child=child.name, error=ending.error))
-        elif restart == "temporary" or (restart == "transient" and ending.status == 0):
-            child.become(State.ENDED, ending.reason)
-            child.refuse()
-        else:
-            self._take_death(child, ending, now)
+        has_come_up = child.ever_up or self._was_up
+        match what_follows(child.wanted, child.spec.restart, ending.status, has_come_up=has_come_up):
+            case "stopped":
+                child.become(State.STOPPED, ending.reason)
+            case "restart":
+                child.await_restart(now)
+            case "ended":
+                child.rest(State.ENDED, ending.reason)
+            case "death":
+                self._take_death(child, ending, now)
+            case "no start":
+                child.rest(State.FAILED, ending.reason)
+                reason = f"{child.name} {ending.reason}"
+                self._end(Exit(kind="start_failed", reason=reason, child=child.name, error=ending.error))
 
     def _take_death(self, child: Child, ending: Ending, now: float) -> None:
         """Restart a child that died, and whoever is restarted with it; unless it died too often."""
-        death = Restart(now, child.name, ending.reason)
-        deaths, too_many = add_restart(
-            self._deaths.get(child.name, ()), death, max_restarts=self._max_restarts, max_seconds=self._max_seconds
-        )
-        self._deaths[child.name] = deaths
-        if too_many:
-            self._give_up(child, ending, describe(deaths))
+        policy = self._policy
+        child.deaths, too_many = policy.add_death(child.deaths, Restart(now, child.name, ending.reason))
+        if too_many or child.is_on_trial:
+            self._give_up(child, ending)
             return
-        up_for = None if child.up_at is None else now - child.up_at
-        streak = self._streaks[child.name] = self._backoff.streak(self._streaks.get(child.name, 0), up_for)
-        child.await_restart(now + self._backoff.delay(streak, random.random()), ending.reason)  # noqa: S311  # no secret
-        again = STRATEGIES[self._strategy]([each.name for each in self._children], child.name)
-        for other in self._children:
-            if other.name in again and other is not child and other.has_process:
-                self._asked.setdefault(other.name, f"was stopped, because {child.name} {ending.reason}")
+        child.streak = policy.backoff.streak(child.streak, None if child.up_at is None else now - child.up_at)
+        delay = policy.backoff.delay(child.streak, random.random())  # noqa: S311  # no secret
+        child.await_restart(now + delay, ending.reason)
+        described = self._described()
+        again = policy.together([each.name for each in described], child.name)
+        for other in described:
+            if other.name in again and other is not child:
+                self._restart_with(other, f"was stopped, because {child.name} {ending.reason}", now)
 
-    def _give_up(self, child: Child, ending: Ending, deaths: str) -> None:
-        child.become(State.FAILED, ending.reason)
-        reason = f"more than {self._max_restarts} restarts within {self._max_seconds:g} s: {deaths}"
+    def _restart_with(self, other: Child, why: str, now: float) -> None:
+        """Restart a child with another that died, as OTP does: also a transient one that had ended, and no temporary one."""
+        restart = other.spec.restart
+        if other.has_process and other.wanted is Wanted.RUN:
+            other.want(Wanted.END if restart == "temporary" else Wanted.RESTART, why, "needed")
+        elif other.state is State.ENDED and restart == "transient":
+            with contextlib.suppress(ListenError):  # it had ended, and stays so
+                self._revive(other, why, "needed", now)
+
+    def _give_up(self, child: Child, ending: Ending) -> None:
+        """Let a child be ``failed``. Of one that was tried again, its change of the state says enough."""
+        child.rest(State.FAILED, ending.reason)
+        reason = self._policy.too_many(child.deaths)
         if child.spec.on_failure == "shutdown":
             self._end(Exit(kind="restarts_exceeded", reason=reason, child=child.name, error=ending.error))
-        else:
-            child.refuse()
+        elif not child.is_on_trial:
             logger.error(
                 "%s: goes on without %s: %s", self.name, child.name, reason, extra={"child": child.name, "reason": reason}
             )
 
-    def _stop_asked(self, now: float) -> None:
-        """Stop the last one of those that are to be started again."""
-        last = next((child for child in reversed(self._children) if child.name in self._asked), None)
+    def _stop_unwanted(self, now: float) -> None:
+        """Stop the last one of those whose processes are to go while the tree goes on."""
+        last = next((child for child in reversed(self._described()) if child.wanted is not Wanted.RUN), None)
         if last is not None:
-            last.dismiss(now, for_good=False)
+            last.dismiss(now)
 
     def _start_due(self, now: float) -> None:
-        for index, child in enumerate(self._children):
-            if child.restart_at is not None and now >= child.restart_at and self._may_restart(index):
-                child.begin(now)
-        states = [child.state for child in self._children]
-        following = next_to_start(states)
+        described = self._described()
+        for index, child in enumerate(described):
+            if child.restart_at is not None and now >= child.restart_at and self._may_restart(described[:index]):
+                self._begin(child, now)
+        following = next_to_start([child.state for child in described])
         if following is not None:
-            self._children[following].begin(now)
-        elif not self._was_up and all(state in UP | {State.ENDED} for state in states):
+            described[following].begin(now)
+
+    def _begin(self, child: Child, now: float) -> None:
+        """Start a process whose time has come. One that had failed has to listen again."""
+        try:
+            child.listen()
+        except ListenError as error:
+            child.restart_at = now + child.spec.retry_after
+            logger.error("%s: stays failed: %s", child.name, error, extra={"child": child.name})  # noqa: TRY400  # no defect
+        else:
+            child.begin(now)
+
+    def _may_restart(self, before: Sequence[Child]) -> bool:
+        """Whether a child's turn has come: with children that are restarted together, when all are stopped that are to be."""
+        if not self._policy.in_order:
+            return True
+        nobody_goes = all(child.wanted is Wanted.RUN for child in self._described())
+        return nobody_goes and all(child.state in SETTLED for child in before)
+
+    def _is_settled(self) -> bool:
+        """Whether nothing is to happen any more to those who are described."""
+        return all(child.wanted is Wanted.RUN and child.state in SETTLED for child in self._described())
+
+    def _let_go(self, now: float) -> None:
+        """Stop who has no place in the description any more, once nobody can need it: when all others are settled."""
+        leaving = [child for child in self._children if child.wanted is Wanted.LEAVE]
+        for child in leaving:
+            if not child.has_process:
+                child.dismiss(now)
+                child.release()
+                self._children = [each for each in self._children if each is not child]
+        if leaving and self._is_settled() and (last := leaving[-1]).has_process:
+            last.dismiss(now)
+
+    def _announce(self) -> None:
+        """Tell that the tree is as it is described, once it is: after its start, and after each reload."""
+        if self._is_as_described or not self._is_settled() or len(self._described()) < len(self._children):
+            return
+        self._is_as_described = True
+        self._notifier.ready()
+        if not self._was_up:
             self._was_up = True
             waiting = [child.name for child in self._children if child.state is State.WAITING]
             logger.info("%s: all children are up%s", self.name, f"; {', '.join(waiting)} waiting" if waiting else "")
-            self._notifier.ready()
             notify(self._on_ready, self.children)
-
-    def _may_restart(self, index: int) -> bool:
-        """Whether a child's turn has come. Children that are restarted together stop in reverse order, and start in order."""
-        if self._strategy == "one_for_one":
-            return True
-        return not self._asked and all(before.state in SETTLED for before in self._children[:index])
-
-    def _stop_leaving(self, now: float) -> None:
-        """Stop who has no place in the description any more, once nobody can need it: when all others are settled."""
-        for child in [child for child in self._leaving if child.state in DOWN]:
-            child.release()
-            self._leaving.remove(child)
-        if self._is_reloading and not self._asked and all(child.state in SETTLED for child in self._children):
-            if self._leaving:
-                self._leaving[-1].dismiss(now)
-            else:
-                self._is_reloading = False
-                self._notifier.ready()
 
     def _end(self, exit_: Exit) -> None:
         """Begin the end of the run. The first reason counts."""
@@ -435,19 +458,20 @@ class Supervisor:
             self._exit = exit_
             logger.info("%s: stopping: %s", self.name, exit_.reason, extra={"child": exit_.child, "reason": exit_.reason})
             self._notifier.stopping()
+            for child in self._children:
+                child.want(Wanted.LEAVE)
 
     def _stop_last(self, now: float) -> None:
         """Stop the last child that is there. Those before it stay as they are, because it may still need them."""
-        everyone = self._everyone()
-        for child in everyone:
+        for child in self._children:
             if child.state is State.BACKOFF:
                 child.dismiss(now)
-        last = next_to_stop([child.state for child in everyone])
+        last = next_to_stop([child.state for child in self._children])
         if last is not None:
-            everyone[last].dismiss(now)
+            self._children[last].dismiss(now)
 
     def _kill_all(self, reason: str, now: float) -> None:
-        for child in reversed(self._everyone()):
+        for child in reversed(self._children):
             child.dismiss(now)
             child.kill(reason, now)
 
@@ -462,37 +486,22 @@ class Supervisor:
         """Tell the service manager what is new, and that this loop goes on."""
         if self._has_news:
             self._has_news = False
-            states = [(child.name, child.state) for child in self._everyone()]
-            ready = sum(state is State.READY for _, state in states)
-            others = ", ".join(f"{name} {state}" for name, state in states if state is not State.READY)
-            self._notifier.status(f"{ready} of {len(states)} ready{f': {others}' if others else ''}")
+            troubles = [(each.name, each.listener.trouble) for each in self._names() if each.listener is not None]
+            self._notifier.status(in_words([(child.name, child.state) for child in self._children], troubles))
         if self._notifier.interval is not None and now >= self._alive_at:
             self._alive_at = now + self._notifier.interval
             self._notifier.alive()
 
     def _reap(self) -> None:
-        """Take note of the ends of orphans that the kernel gave to this process."""
+        """Take note of the ends of orphans that the kernel gave to this process, if it is one that gets them."""
+        if not adopts_orphans():
+            return
         known = set(self._launcher.helpers)
         if self._launcher.start_method != "forkserver":  # then multiprocess waits for them itself
-            known |= {child.pid for child in self._everyone() if child.pid is not None}
+            known |= {child.pid for child in self._children if child.pid is not None}
         for pid in reap(known):
             logger.debug("%s: reaped an orphan", self.name, extra={"pid": pid})
 
     def _refuse_when_stopping(self) -> None:
         if self._exit is not None:
             raise RuntimeError(f"{self.name} is stopping: {self._exit.reason}")
-
-
-def next_to_start(states: Sequence[State]) -> int | None:
-    """Return the index of the child to start: the first one that was not yet started, when all before it are settled."""
-    for index, state in enumerate(states):
-        if state is State.STOPPED:
-            return index
-        if state not in SETTLED:
-            return None
-    return None
-
-
-def next_to_stop(states: Sequence[State]) -> int | None:
-    """Return the index of the child to stop, or that is being stopped: the last one that is not down."""
-    return next((index for index in range(len(states) - 1, -1, -1) if states[index] not in DOWN), None)

@@ -32,6 +32,13 @@ STORES = Path(__file__).parent / "stores"
 """Stores that misbehave on purpose, importable in every tree."""
 
 
+def title(process):
+    """How a process calls itself; nothing if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return "".join(process.cmdline()[:1])
+    return None
+
+
 class Tree:
     """A running ``asm-supervise``."""
 
@@ -145,7 +152,7 @@ class Tree:
 
     def child(self, name):
         """The process that serves a name."""
-        found = [process for process in self.processes() if process.cmdline()[:1] == [f"asm: {name}"]]
+        found = [process for process in self.processes() if title(process) == f"asm: {name}"]
         assert len(found) == 1, f"{len(found)} processes serve {name}"
         return found[0]
 

@@ -1,11 +1,14 @@
-"""The client handles: threads, forks, deadlines, reconnecting, closing."""
+"""The client handles: threads, forks, copies, deadlines, reconnecting, closing."""
 
 import asyncio
 import concurrent.futures
-import contextlib
-import os
+import copy
+import multiprocessing
+import pickle
 import signal
+import warnings
 
+import elsewhere
 import pytest
 
 import asm
@@ -161,19 +164,7 @@ def test_a_long_poll_may_last_longer_than_the_timeout(tree):
         assert store.get_events("ses_1", wait_timeout_ms=500) == []
 
 
-def in_a_fork(work):
-    """Run something in a forked process; return its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            work()
-            code = 0
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_a_handle_survives_a_fork(tree):
+def test_a_handle_survives_a_fork(tree, in_a_fork):
     with tree.connect() as store:
         store.append_event(event(content="parent"))
 
@@ -186,7 +177,7 @@ def test_a_handle_survives_a_fork(tree):
         assert store.append_event_with_sequence(event(content="parent")).sequence_number == 22
 
 
-def test_an_async_handle_survives_a_fork(tree):
+def test_an_async_handle_survives_a_fork(tree, in_a_fork):
     handle = tree.aconnect()
 
     async def append():
@@ -196,6 +187,72 @@ def test_an_async_handle_survives_a_fork(tree):
     assert in_a_fork(lambda: asyncio.run(append())) == 0
     assert asyncio.run(append()) == 3
     asyncio.run(handle.aclose())
+
+
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda handle: pickle.loads(pickle.dumps(handle))}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_handle_has_connections_of_its_own(tree, duplicate):
+    with tree.connect(timeout=0.3) as store:
+        assert store.get_latest_sequence("ses_1") == 0
+        other = duplicate(store)
+        store.close()
+        assert (other.name, other.path) == (store.name, store.path)
+        assert other.append_event_with_sequence(event()).sequence_number == 1
+        with pytest.raises(asm.ConcurrencyError):
+            duplicate(store).get_latest_sequence("ses_1")  # as closed as what it is a copy of
+        tree.child("dev.sessions").suspend()
+        with pytest.raises(asm.ExecutionError) as caught:
+            other.get_latest_sequence("ses_1")
+        assert caught.value.details["timeout_seconds"] == 0.3
+        tree.child("dev.sessions").resume()
+        other.close()
+
+    async def scenario():
+        async with tree.aconnect() as store:
+            waiting = asyncio.create_task(store.get_events("ses_2", wait_timeout_ms=60_000))
+            assert await store.get_latest_sequence("ses_1") == 1
+            async with duplicate(store) as other:
+                stored = await other.append_event_with_sequence(event("ses_2"))
+            assert await waiting == [stored]
+        with pytest.raises(asm.ConcurrencyError):
+            await duplicate(store).get_latest_sequence("ses_1")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_handles_are_sent_to_other_processes(tree, method):
+    with (
+        warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # newer Pythons warn of threads and a fork
+        multiprocessing.get_context(method).Pool(2) as pool,
+        tree.connect() as store,
+    ):
+        assert sorted(pool.map(elsewhere.append, [store] * 4)) == [1, 2, 3, 4]
+        assert sorted(pool.map(elsewhere.append_in_a_loop, [tree.aconnect()] * 4)) == [5, 6, 7, 8]
+
+
+def test_what_comes_out_of_a_pickle_connects_when_it_is_used(tree):
+    blocking, others = pickle.dumps(tree.connect()), pickle.dumps(tree.aconnect())
+    assert tree.stop() == 0
+    with pickle.loads(blocking) as store, pytest.raises(asm.StorageError) as caught:
+        store.get_latest_sequence("ses_1")
+    assert caught.value.code == "storage_connection_failed"
+    with pytest.raises(asm.StorageError):
+        asyncio.run(pickle.loads(others).get_latest_sequence("ses_1"))
+
+
+def test_a_copy_of_a_linked_handle_does_not_own_the_process(runtime_dir):
+    with asm.InMemorySessionStore.start_link(runtime_dir=runtime_dir) as store:
+        for duplicate in COPIES.values():
+            with duplicate(store) as other:
+                assert type(other) is asm.Client
+                other.append_event(event())
+        assert store.get_latest_sequence("ses_1") == 3
+        other = duplicate(store)
+    with other, pytest.raises(asm.StorageError):
+        other.get_latest_sequence("ses_1")
 
 
 def test_a_closed_handle_says_so(tree):
@@ -270,7 +327,7 @@ EMBEDDINGS = [[0.5] * 1536] * 700
 
 def too_many():
     """Events with more values in them than a message may have, of which each could be sent."""
-    return [asm.Event.new(type="myapp.embedding", session_id="ses_1", data={"vector": vector}) for vector in EMBEDDINGS]
+    return [asm.Event.new(type="message_sent", session_id="ses_1", data={"vector": vector}) for vector in EMBEDDINGS]
 
 
 def is_told_to_split(error):
@@ -312,7 +369,7 @@ def test_a_batch_of_too_many_values_is_refused_and_others_on_the_handle_go_on(tr
 
 
 def test_an_answer_of_more_values_than_a_message_may_bring_to_a_store_arrives(tree):
-    events = [asm.Event.new(type="myapp.bits", session_id="ses_1", data={"bits": [1] * 600_000}) for _ in range(2)]
+    events = [asm.Event.new(type="message_sent", session_id="ses_1", data={"bits": [1] * 600_000}) for _ in range(2)]
 
     async def scenario():
         async with tree.aconnect(timeout=PATIENCE) as store:

@@ -156,6 +156,26 @@ def test_variables_come_from_the_environment(tmp_path):
     assert run("c.toml", "--check", cwd=tmp_path, WHERE="x").returncode == 0
 
 
+NO_TEMPORARY_DIRECTORY = """
+import os, tempfile
+os.geteuid = lambda: 1000
+tempfile._candidate_tempdir_list = lambda: [os.environ["TMPDIR"]]
+"""
+"""For a user who is not root, and who can write to none of the usual places."""
+
+
+@pytest.mark.parametrize("arguments", [["--check"], []])
+def test_without_a_temporary_directory_it_says_what_to_do(tmp_path, arguments):
+    (tmp_path / "c.toml").write_text(GOOD)
+    (tmp_path / "sitecustomize.py").write_text(NO_TEMPORARY_DIRECTORY)
+    where = {"TMPDIR": str(tmp_path / "none"), "ASM_RUNTIME_DIR": "", "XDG_RUNTIME_DIR": "", "PYTHONPATH": str(tmp_path)}
+    ran = run("c.toml", *arguments, cwd=tmp_path, **where)
+    assert ran.returncode == 78
+    (line,) = ran.stderr.splitlines()
+    assert "supervisor.runtime_dir: there is no runtime directory: No usable temporary directory found" in line
+    assert "set ASM_RUNTIME_DIR" in line
+
+
 def test_on_a_terminal_it_shows_the_children_before_it_is_ready(tmp_path):
     (tmp_path / "c.toml").write_text(GOOD)
     terminal, other_end = pty.openpty()

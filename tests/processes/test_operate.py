@@ -102,25 +102,27 @@ def test_the_status_of_a_tree_that_is_ready(memory_tree):
     assert [each["name"] for each in json.loads(everyone.stdout)] == ["dev"]
 
 
-def test_calls_errors_and_calls_in_flight_are_counted(memory_tree):
-    with memory_tree.connect() as store, memory_tree.connect("dev.artifacts") as artifacts:
+def test_calls_failures_and_calls_in_flight_are_counted(trees):
+    tree = trees(config().replace('"memory"', '"misbehaving:Raising"')).wait_ready()
+    with tree.connect() as store, tree.connect("dev.artifacts") as artifacts, tree.connect("dev.sessions") as sessions:
         for _ in range(5):
             store.get_latest_sequence("ses_1")
-        for key in ("a", "b"):
-            with contextlib.suppress(asm.ResourceError):
-                store.get(key)
-        with contextlib.suppress(asm.ResourceError):
-            artifacts.get("c")
-        counted = {"dev.sessions": (5, 0), "dev.artifacts": (3, 3), "MyApp.Store": (7, 2)}
+        for handle in (store, store, artifacts):  # that nothing is there is an answer
+            with pytest.raises(asm.ResourceError):
+                handle.get("a")
+        for handle in (store, store, sessions):
+            with pytest.raises(asm.Error, match="ZeroDivisionError"):
+                handle.get_session("ses_1")
+        counted = {"dev.sessions": (8, 3), "dev.artifacts": (3, 0), "MyApp.Store": (9, 2)}
         for name, (calls, errors) in counted.items():
-            memory_tree.wait_child(name, lambda child, seen=(calls, errors): (child.calls, child.errors) == seen)
-    with memory_tree.connect() as store, concurrent.futures.ThreadPoolExecutor() as pool:
+            tree.wait_child(name, lambda child, seen=(calls, errors): (child.calls, child.errors) == seen)
+    with tree.connect() as store, concurrent.futures.ThreadPoolExecutor() as pool:
         poll = pool.submit(store.get_events, "ses_1", wait_timeout_ms=60_000)
         for name in ("dev.sessions", "MyApp.Store"):
-            memory_tree.wait_child(name, lambda child: child.in_flight == 1)
+            tree.wait_child(name, lambda child: child.in_flight == 1)
         store.append_event(asm.Event.new(type="message_sent", session_id="ses_1"))
         assert len(poll.result(PATIENCE)) == 1
-        memory_tree.wait_child("dev.sessions", lambda child: child.in_flight == 0)
+        tree.wait_child("dev.sessions", lambda child: child.in_flight == 0)
 
 
 def test_on_a_terminal_the_status_is_a_table(memory_tree):
@@ -185,7 +187,10 @@ def test_a_backend_that_failed_degrades_the_tree_and_may_be_restarted(trees):
         tree.wait_state("dev.artifacts", "ready")
         child = kill(tree, "dev.artifacts")
         assert (child.state, child.restarts) == ("failed", 1)
-        assert tree.ctl("status").returncode == 1
+        assert 0 < child.due_in_seconds <= 30
+        shown = tree.ctl("status")
+        assert shown.returncode == 1
+        assert "dev.artifacts was killed by SIGKILL; the next try is in " in shown.stdout
         while (error := refusal(store.get, "key")).details["reason"] != "backend_failed":
             assert error.retryable
         assert (error.code, error.retryable) == ("storage_error", False)
@@ -210,8 +215,9 @@ def test_a_composite_that_failed_ends_the_tree(trees):
 
 
 def test_a_composite_that_failed_may_be_let_go(trees):
-    tree = trees(config(supervisor="max_restarts = 0", composite='on_failure = "degrade"')).wait_ready()
-    assert kill(tree, "MyApp.Store").state == "failed"
+    tree = trees(config(supervisor="max_restarts = 0", composite='on_failure = "degrade"\nretry_after = 0')).wait_ready()
+    child = kill(tree, "MyApp.Store")
+    assert (child.state, child.due_in_seconds) == ("failed", None)
     with tree.connect("dev.sessions") as store:
         assert store.get_latest_sequence("ses_1") == 0
 
@@ -232,7 +238,8 @@ def test_with_one_for_all_the_others_are_restarted_too(trees):
     kill(tree, "dev.sessions")
     for name in NAMES:
         child = tree.wait_child(name, lambda child: child.state == "ready" and child.pid != before[child.name])
-        assert child.restarts == 1
+        crashed = name == "dev.sessions"
+        assert (child.restarts, [restart.kind for restart in child.history]) == (crashed, ["crash" if crashed else "needed"])
     with tree.connect() as store:
         wait_until(lambda: store.put("key", b""))
 
@@ -276,6 +283,8 @@ def test_a_restart_concerns_one_child(memory_tree):
     memory_tree.wait_child("dev.artifacts", lambda child: child.state == "ready" and child.pid != before["dev.artifacts"])
     after = pids(memory_tree)
     assert {name for name in NAMES if after[name] != before[name]} == {"dev.artifacts"}
+    child = memory_tree.child_status("dev.artifacts")
+    assert (child.restarts, [restart.kind for restart in child.history]) == (0, ["asked"])  # it did not crash
 
 
 def reload(tree, how):
@@ -291,7 +300,7 @@ def test_a_reload_touches_only_what_changed(trees, tmp_path, how):
     tree = trees(config()).wait_ready()
     before = pids(tree)
     third = '\n[[backend]]\nname = "dev.third"\nstore = "file"\nroot = "third"\n'
-    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nstop_timeout = 7\n{third}"))
+    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nheartbeat_timeout = 3\n{third}"))
     done = reload(tree, how)
     if done:
         assert (done.returncode, done.stdout) == (0, "dev: reloaded; added: dev.third; changed: dev.artifacts\n")
@@ -301,11 +310,31 @@ def test_a_reload_touches_only_what_changed(trees, tmp_path, how):
     after = pids(tree)
     assert [after[name] == before[name] for name in NAMES] == [True, False, True]
 
-    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nstop_timeout = 7"))
+    (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nheartbeat_timeout = 3"))
     assert tree.ctl("reload").stdout == "dev: reloaded; removed: dev.third\n"
     tree.wait_status(lambda status: len(status.children) == 3)
     assert pids(tree) == {name: after[name] for name in NAMES}
     assert not (tree.runtime_dir / "dev.third.sock").exists()
+
+
+def test_a_reload_restarts_nobody_for_what_is_told_or_concerns_the_supervisor(trees, tmp_path):
+    tree = trees(config(supervisor='log_level = "ERROR"')).wait_ready()
+    before = pids(tree)
+    event = asm.Event.new(type="message_sent", session_id="ses_1")
+    with tree.connect() as store:
+        store.append_event(event)
+        life = 'restart = "transient"\non_failure = "shutdown"\nretry_after = 5\nstart_timeout = 5\nstop_timeout = 5'
+        policy = 'strategy = "one_for_all"\nmax_restarts = 5\nmax_seconds = 5\nbackoff = {first = 1}\nlog_level = "INFO"'
+        changed = config(supervisor=policy, artifacts=f"{FILES}\n{life}\nheartbeat_timeout = 20")
+        (tmp_path / "tree0.toml").write_text(changed)
+        assert tree.ctl("reload").stdout == f"dev: reloaded; adjusted: {', '.join(NAMES)}\n"
+        assert [stored.id for stored in store.get_events("ses_1")] == [event.id]  # what memory holds
+    status = tree.status()
+    assert {child.name: child.pid for child in status.children} == before
+    assert tree.stop() == 0
+    records = [json.loads(line) for line in tree.stderr]
+    assert not any(record["event"] == "serving" for record in records)
+    assert {record["child"] for record in records if record["event"] == "stopped"} == set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +465,7 @@ def test_the_service_manager_is_told(trees, tmp_path):
         (tmp_path / "tree0.toml").write_text("[supervisor")
         assert tree.ctl("reload").returncode == 78
         assert told(until="RELOADING=1") + told(until="READY=1") == ["RELOADING=1", "READY=1"]
-        (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nstop_timeout = 7"))
+        (tmp_path / "tree0.toml").write_text(config(artifacts=f"{FILES}\nheartbeat_timeout = 3"))
         assert tree.ctl("reload").returncode == 0
         assert told(until="READY=1")[0] == "RELOADING=1"
         tree.signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from configurations import MEMORY, configuration
 from load import Load
 from proxy import Proxy
 
+import asm
 from asm.adapters import S3ArtifactStore
 
 LONG = 25
@@ -136,14 +137,36 @@ def test_a_bucket_that_is_deleted_and_made_again_under_load(trees, s3_server):
     assert pids(tree) == before
 
 
-@pytest.mark.parametrize(
-    ("how", "words"), [("forbidding", "does not accept the credentials"), ("silent", "no answer from the bucket mine")]
-)
-def test_a_tree_whose_service_refuses_it_does_not_start(trees, proxy, monkeypatch, how, words):
+def test_a_tree_whose_service_refuses_it_does_not_start(trees, proxy, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-wrong-one")
-    with proxy.misbehaving(how):
+    with proxy.misbehaving("forbidding"):
         tree = trees(CONFIG.format(bucket="mine", url=proxy.url))
         assert tree.wait() == 69
-    assert any(words in line for line in tree.stderr)
+    assert any("does not accept the credentials" in line for line in tree.stderr)
     assert not any("the-wrong-one" in line for line in [*tree.stdout, *tree.stderr])
     assert list(tree.runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", TROUBLES)
+def test_a_tree_whose_service_is_away_starts_and_waits_for_it(trees, s3_server, proxy, how):
+    with proxy.misbehaving(how):
+        tree = trees(CONFIG.format(bucket=s3_server.new_bucket(), url=proxy.url)).wait_ready()
+        assert tree.child_status("dev.artifacts").state == "waiting"
+        with tree.connect() as store, pytest.raises(asm.StorageError) as caught:
+            store.put("key", b"data")
+        assert caught.value.details["reason"] == "backend_waiting"
+        assert proxy.url in caught.value.details["cause"]
+    tree.wait_state("dev.artifacts", "ready")
+    with tree.connect() as store:
+        store.put("key", b"data")
+        assert store.get("key") == b"data"
+
+
+def test_a_worker_that_dies_while_the_service_is_away(trees, s3_server, proxy):
+    """It is noticed without a call, too, and passes without a restart; who is started meanwhile waits."""
+    tree = trees(CONFIG.format(bucket=s3_server.new_bucket(), url=proxy.url)).wait_ready()
+    with proxy.misbehaving("deaf"):
+        tree.wait_state("dev.artifacts", "waiting")
+        tree.child("dev.artifacts").kill()
+        tree.wait_child("dev.artifacts", lambda child: (child.state, child.restarts) == ("waiting", 1))
+    assert tree.wait_state("dev.artifacts", "ready").restarts == 1

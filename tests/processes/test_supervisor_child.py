@@ -19,6 +19,7 @@ from supervisor_harness import Program, ask, environment, session, wait_gone
 from asm_supervisor import Child, ChildSpec, NameInUse, SpecError, StartFailed, State
 from asm_supervisor.launch import Launcher
 from asm_supervisor.lifeline import MAX_MESSAGE
+from asm_supervisor.states import Wanted
 
 METHODS = ("forkserver", "spawn", "fork")
 
@@ -200,7 +201,7 @@ def test_a_process_that_survives_sigkill_does_not_keep_a_stop_for_ever(monkeypat
     child.wait_ready()
     pid = child.pid
     with monkeypatch.context() as patch:
-        patch.setattr("asm_supervisor.child.KILL_PATIENCE", 0.1)
+        patch.setattr("asm_supervisor.attempt.KILL_PATIENCE", 0.1)
         patch.setattr("asm_supervisor.link.Link.kill", lambda _: None)  # as if it were stuck in the kernel
         child.stop()
     assert (child.state, child.alive) == (State.STOPPED, False)
@@ -214,6 +215,7 @@ def test_a_child_that_is_being_killed_can_be_stopped(forkserver):
     def stop(now):
         changes.append(now.state)
         if now.state is State.STOPPING:
+            child.want(Wanted.LEAVE)
             child.dismiss(time.monotonic())
 
     spec = ChildSpec(name="a", target=targets.never_ready, start_timeout=0.3)

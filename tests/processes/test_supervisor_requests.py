@@ -115,9 +115,9 @@ def test_a_reload_changes_what_is_described_differently_and_nothing_else(tmp_pat
 
     with Tree(tmp_path, spec("a"), spec("b"), spec("c")) as tree:
         pids = tree.up()
-        tree.ask(reload=[spec("a"), spec("d"), spec("c", stop_timeout=3.0)])
+        tree.ask(reload=[spec("a"), spec("d"), spec("c", kwargs={"ready": True})])
         result = tree.wait_for(done="reload")["result"]
-        assert result == "Reloaded(added=('d',), changed=('c',), removed=('b',))"
+        assert result == "Reloaded(added=('d',), changed=('c',), adjusted=(), removed=('b',))"
         tree.wait_for(child="b", state="stopped")
         # Who is new comes up and who changed comes back before the one goes that nobody needs any more.
         assert {("d", "ready"), ("c", "ready")} <= set(tree.states()[-6:])
@@ -129,6 +129,77 @@ def test_a_reload_changes_what_is_described_differently_and_nothing_else(tmp_pat
         tree.signal(signal.SIGTERM)
         tree.exit()
         assert [name for name, state in tree.states()[-6:] if state == "stopped"] == ["c", "d", "a"]
+
+
+OF_THE_PARENT = {
+    "description": "another one",
+    "restart": "transient",
+    "on_failure": "degrade",
+    "retry_after": 5.0,
+    "start_timeout": 5.0,
+    "stop_timeout": 5.0,
+    "heartbeat_timeout": 50.0,
+}
+
+
+def test_what_concerns_only_the_parent_and_what_can_be_told_restarts_nobody(tmp_path):
+    spec = {"name": "a", "target": "follow_settings", "settings": {"level": 1}, "heartbeat_timeout": 100.0}
+    with Tree(tmp_path, spec, {"name": "b", "target": "serve"}) as tree:
+        ready = tree.wait_for(ready=...)
+        assert ready["info"][0] == {"level": 1}
+        for change in ({"settings": {"level": 2}}, *({name: value} for name, value in OF_THE_PARENT.items())):
+            spec |= change
+            tree.ask(reload=[{"name": "b", "target": "serve"}, spec])  # another order changes nothing, either
+            result = tree.wait_for(done="reload")["result"]
+            assert result == "Reloaded(added=(), changed=(), adjusted=('a',), removed=())"
+            if "settings" in change:
+                assert tree.wait_for(message="told")["body"] == {"level": 2}
+        assert len(tree.states()) == 4  # both were started, and nothing else
+        os.kill(ready["ready"]["a"], signal.SIGKILL)  # the next process begins with them
+        tree.wait_for(child="a", state="ready")
+        tree.ask(reload=[spec | {"settings": {"level": 3}}])
+        assert tree.wait_for(message="told")["body"] == {"level": 3}
+        tree.signal(signal.SIGTERM)
+        tree.exit()
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "rest_for_one", "one_for_all"])
+def test_a_child_that_is_being_restarted_when_a_reload_takes_it_out_just_goes(tmp_path, strategy):
+    others = [{"name": name, "target": "serve", "listen": str(tmp_path / f"{name}.sock")} for name in "ab"]
+    slow = {"name": "x", "target": "block", "listen": str(tmp_path / "x.sock"), "stop_timeout": 1.0}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE)
+        manager.bind(str(tmp_path / "notify"))
+        variables = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with Tree(tmp_path, others[0], slow, others[1], strategy=strategy, variables=variables) as tree:
+            pids = tree.up()
+            tree.ask(restart="x")
+            tree.wait_for(child="x", state="stopping")
+            tree.ask(reload=others)
+            assert tree.wait_for(done="reload")["result"] == "Reloaded(added=(), changed=(), adjusted=(), removed=('x',))"
+            while not manager.recv(4096).startswith(b"RELOADING=1"):
+                pass
+            while manager.recv(4096) != b"READY=1":
+                pass
+            assert ("x", "stopped") in tree.states() or tree.wait_for(child="x", state="stopped")
+            assert [ask(tmp_path / f"{name}.sock") for name in "ab"] == [pids[name] for name in "ab"]
+            assert not list(tmp_path.glob("x.sock*"))
+            tree.signal(signal.SIGTERM)
+            tree.exit()
+            assert not {("a", "backoff"), ("b", "backoff")} & set(tree.states())
+
+
+def test_a_child_that_comes_back_before_it_has_gone_is_started_again(tmp_path):
+    slow = {"name": "x", "target": "block", "stop_timeout": 0.5}
+    with Tree(tmp_path, {"name": "a", "target": "serve"}, slow) as tree:
+        pids = tree.up()
+        tree.ask(reload=[{"name": "a", "target": "serve"}])
+        tree.wait_for(done="reload")
+        tree.ask(reload=[{"name": "a", "target": "serve"}, slow])
+        assert tree.wait_for(done="reload")["result"] == "Reloaded(added=(), changed=('x',), adjusted=(), removed=())"
+        assert tree.wait_for(child="x", state="ready")["pid"] != pids["x"]
+        tree.signal(signal.SIGTERM)
+        assert tree.exit()["exit"] == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +290,8 @@ def test_who_adopts_orphans_reaps_them(tmp_path):
         for pid in (server, child, grandchild):  # gone from the process table, too
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).wait(PATIENCE)
+        while len(tree.children()) > 2:  # the grandchild of the second one ends by itself, too
+            assert tree.process.poll() is None
         tree.signal(signal.SIGTERM)
         tree.exit()
 

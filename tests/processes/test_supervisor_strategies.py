@@ -49,6 +49,33 @@ def test_who_is_restarted_with_one_that_died(tmp_path, strategy, again):
     assert journal.read_text().split("\n")[:-1] == [*started, *stopped, *restarted, "stop c", "stop b", "stop a"]
 
 
+@pytest.mark.parametrize("strategy", ["rest_for_one", "one_for_all"])
+def test_with_another_that_died_a_transient_one_is_restarted_and_a_temporary_one_never(tmp_path, strategy):
+    """As with OTP, which restarts all children but temporary ones."""
+    specs = [
+        {"name": "a", "target": "serve"},
+        {"name": "temporary", "target": "serve", "restart": "temporary"},
+        {"name": "transient", "target": "serve", "restart": "transient"},
+        {"name": "done", "target": "end_when_told", "kwargs": {"journal": None}, "restart": "transient"},
+        {"name": "b", "target": "serve"},
+    ]
+    with Tree(tmp_path, *specs, strategy=strategy) as tree:
+        pids = tree.up()
+        os.kill(pids["done"], signal.SIGTERM)
+        tree.wait_for(child="done", state="ended")
+        os.kill(pids["a"], signal.SIGKILL)
+        mark = len(tree.states())
+        tree.wait_for(child="b", state="ready")
+        states = since(tree, mark)
+        assert [name for name, state in states if state == "stopping"] == ["b", "transient", "temporary"]
+        assert [name for name, state in states if state == "ready"] == ["a", "transient", "done", "b"]
+        assert [name for name, state in states if state == "ended"] == ["temporary"]
+        # Who asks for it gets it.
+        tree.ask(restart="temporary")
+        tree.wait_for(child="temporary", state="ready")
+        assert settle(tree)["exit"] == "stopped"
+
+
 def test_two_that_die_at_once_are_both_restarted_in_order(tmp_path):
     specs = [{"name": name, "target": "serve"} for name in "abcd"]
     with Tree(tmp_path, *specs, strategy="rest_for_one") as tree:
@@ -140,6 +167,33 @@ def test_a_tree_goes_on_without_one_that_may_be_given_up(tmp_path):
         assert tree.wait_for(child="b", state="ready")["pid"] == ask(path)
         assert ask(tmp_path / "a.sock") == again
         assert settle(tree)["exit"] == "stopped"
+
+
+def test_one_that_failed_is_tried_again_until_it_comes_up(tmp_path):
+    path, marker = tmp_path / "a.sock", tmp_path / "marker"
+    marker.touch()
+    spec = {"name": "a", "target": "serve_while_there_is", "listen": str(path), "kwargs": {"marker": str(marker)}}
+    again = {"on_failure": "degrade", "retry_after": 0.2}
+    with Tree(tmp_path, {**spec, **again}, {"name": "b", "target": "serve"}, max_restarts=1, backoff={"first": 0}) as tree:
+        pids = tree.up()
+        marker.unlink()
+        os.kill(pids["a"], signal.SIGKILL)
+        for _ in range(3):  # it died too often, and is tried twice
+            tree.wait_for(child="a", state="starting")
+            assert tree.wait_for(child="a", state="failed")["reason"] == "exited with status 7 before it was ready"
+        marker.touch()
+        assert tree.wait_for(child="a", state="ready")["pid"] == ask(path)
+        os.kill(ask(path), signal.SIGKILL)  # it was restarted once already, but its history begins anew
+        tree.wait_for(child="a", state="backoff")
+        assert tree.wait_for(child="a", state="ready")["pid"] == ask(path)
+        marker.unlink()
+        os.kill(ask(path), signal.SIGKILL)
+        tree.wait_for(child="a", state="failed")
+        tree.wait_for(child="a", state="starting")
+        tree.signal(signal.SIGTERM)  # also while it is tried
+        assert tree.exit()["exit"] == "stopped"
+    log = tree.stderr.read_text()
+    assert log.count("tree: goes on without a") == 2  # once each time it failed, and not at each try
 
 
 def test_a_tree_with_one_given_up_stops_well(tmp_path):

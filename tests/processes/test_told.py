@@ -100,7 +100,8 @@ def test_an_error_that_comes_when_the_time_is_up_is_no_complaint(tree):
             worker.suspend()
             put = asyncio.create_task(store.put("key", bytes(4 * 1024 * 1024)))
             # Until it waits for the worker to take some of it.
-            while not any(call.changed and call.changed._waiters for call in store._connection._waiting.values()):  # noqa: ASYNC110
+            (connection,) = store._connections.values()
+            while not any(call.changed and call.changed._waiters for call in connection._waiting.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             worker.kill()
             time.sleep(1)  # noqa: ASYNC251  # the loop is busy: the error has come when it finds that the time is up

@@ -19,7 +19,7 @@ from configurations import SQLITE, configuration
 from load import PATIENCE, Load, until
 
 import asm
-from asm.adapters import SqlSessionStore
+from asm.adapters import FileArtifactStore, SqlSessionStore
 from asm.adapters.sql.schema import migrate
 
 LONG = 25
@@ -87,10 +87,15 @@ def test_postgres_stops_and_starts_under_load(trees, server, rounds):
     assert tree.stop() == 0
 
 
+def has_no_store(error):
+    """How a caller is told that a worker was killed, or waits for its store. It passes."""
+    reasons = {"backend_exited", "backend_restarting", "backend_waiting"}
+    return error.code == "storage_error" and error.retryable and error.details.get("reason") in reasons
+
+
 def is_down(error):
     """How a caller is told that a database is away, or that a worker was killed. All of it passes."""
-    reasons = {"backend_exited", "backend_restarting", "backend_waiting"}
-    return is_away(error) or (error.code == "storage_error" and error.details.get("reason") in reasons)
+    return is_away(error) or has_no_store(error)
 
 
 def test_workers_die_while_postgres_is_away_and_nobody_has_to_come(trees, server, campaign):
@@ -280,6 +285,92 @@ def test_the_disk_is_full_under_load(disk, trees, rounds):
     assert pids(tree) == before
     assert list((disk.path / "artifacts" / "tmp").iterdir()) == []
     assert tree.stop() == 0
+
+
+# -- A volume that is away ------------------------------------------------------------------------------------------------
+
+
+def is_volume_away(error):
+    away = error.code in ("storage_read_failed", "storage_write_failed") and error.details.get("away") is True
+    return away or has_no_store(error)
+
+
+def nothing(_root):
+    pass
+
+
+def an_empty_mount_point(root):
+    root.mkdir()
+
+
+@pytest.mark.parametrize("left", [nothing, an_empty_mount_point])
+def test_the_volume_of_the_artifacts_is_away_under_load(trees, tmp_path, rounds, left):
+    """Nothing is made in its place, though the worker is killed meanwhile; and when it is back, all is there and goes on."""
+    tree = trees(configuration()).wait_ready()
+    root, away = tmp_path / "var" / "artifacts", tmp_path / "away"
+    others = [tree.child(name).pid for name in ("dev.sessions", "MyApp.Store")]
+
+    async def scenario():
+        async with Load(tree) as load:
+            await load.store.put("kept", b"kept")
+            for _ in rounds:
+                await load.all_go_on(load.artifacts)
+                root.rename(away)
+                left(root)
+                await load.all_are_told(load.artifacts, is_volume_away)
+                for call in (load.store.get, load.store.stat, load.store.delete):
+                    with pytest.raises(asm.StorageError) as caught:
+                        await call("kept")
+                    assert is_volume_away(caught.value)
+                await asyncio.to_thread(tree.wait_state, "dev.artifacts", "waiting")
+                tree.child("dev.artifacts").kill()
+                await asyncio.to_thread(
+                    tree.wait_child, "dev.artifacts", lambda child: (child.state, child.restarts > 0) == ("waiting", True)
+                )
+                await load.all_are_told(load.artifacts, lambda error: error.details.get("reason") == "backend_waiting")
+                await load.all_go_on(load.events)
+                assert not root.exists() or list(root.iterdir()) == []
+                if root.exists():
+                    root.rmdir()
+                away.rename(root)
+                await load.all_go_on(load.artifacts)
+                assert await load.store.get("kept") == b"kept"
+            told = [error for writer in load.artifacts for error in writer.told]
+            assert [error for error in told if not is_volume_away(error)] == []
+            assert [error for writer in load.events for error in writer.told] == []
+
+    asyncio.run(scenario())
+    assert [tree.child(name).pid for name in ("dev.sessions", "MyApp.Store")] == others
+    assert tree.stop() == 0
+
+
+def test_a_tree_whose_volume_is_away_starts_and_waits_for_it(trees, tmp_path):
+    root, away = tmp_path / "var" / "artifacts", tmp_path / "away"
+    with FileArtifactStore(root=root) as store:
+        store.put("kept", b"kept")
+    root.rename(away)
+    tree = trees(configuration()).wait_ready()
+    shown = tree.child_status("dev.artifacts")
+    assert shown.state == "waiting"
+    with tree.connect() as store, pytest.raises(asm.StorageError) as caught:
+        store.get("kept")
+    assert caught.value.details["reason"] == "backend_waiting"
+    assert f"the root {root} is away" in caught.value.details["cause"]
+    away.rename(root)
+    tree.wait_state("dev.artifacts", "ready")
+    with tree.connect() as store:
+        assert store.get("kept") == b"kept"
+
+
+def test_a_directory_with_other_things_in_it_keeps_a_tree_from_starting(trees, tmp_path):
+    (tmp_path / "var" / "artifacts" / "tmp").mkdir(parents=True)
+    foreign = tmp_path / "var" / "artifacts" / "tmp" / "0123456789abcdef-0"
+    foreign.write_bytes(b"foreign")
+    for arguments in ([], ["--check"]):
+        tree = trees(configuration(), *arguments)
+        assert tree.wait() == 78
+        assert any("is not empty and holds no store of ours" in line for line in tree.stderr)
+    assert [path for path in (tmp_path / "var").rglob("*") if path.is_file()] == [foreign]
 
 
 # -- A damaged file -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """A client is light: what ``import asm`` loads, and what it does not."""
 
+import importlib.util
 import subprocess
 import sys
+import venv
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +36,55 @@ def test_asyncio_comes_with_asm_aio():
 
 def test_everything_that_is_announced_is_there():
     assert run("import asm; print(all(hasattr(asm, name) for name in asm.__all__))") == "True\n"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The Python of an environment with asm and msgpack, and none of the extras."""
+    directory = tmp_path_factory.mktemp("bare") / "venv"
+    venv.create(directory, symlinks=True)
+    (packages,) = directory.glob("lib/python*/site-packages")
+    for name in ("asm", "asm_supervisor", "msgpack"):
+        (packages / name).symlink_to(Path(importlib.util.find_spec(name).origin).parent)
+    return directory / "bin" / "python"
+
+
+def run_bare(python, code):
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("function", "program"), [("supervise", "asm-supervise"), ("control", "asmctl")])
+def test_a_command_line_without_the_extra_says_what_to_install(bare, function, program):
+    ran = run_bare(bare, f"from asm.cli import {function}; {function}()")
+    assert ran.returncode == 69
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"{program} needs the package '")
+    assert line.endswith("""', which is not installed; to install: pip install "asm-store[server]\"""")
+
+
+START_LINK = """
+import asm
+try:
+    STATEMENT
+except asm.Error as error:
+    print(error.code, error.details["install"])
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "asm.InMemorySessionStore.start_link()",
+        "asm.FileArtifactStore.start_link(root='artifacts')",
+        "asm.CompositeSessionStore.start_link(session_store='a', artifact_store='b')",
+        "from asm import CompositeSessionStore",
+    ],
+)
+def test_start_link_without_the_extra_says_what_to_install(bare, statement):
+    ran = run_bare(bare, START_LINK.replace("STATEMENT", statement))
+    assert ran.stdout == 'dependency_not_available pip install "asm-store[server]"\n', ran.stderr
+
+
+def test_a_client_and_a_store_in_the_process_need_no_extra(bare, tmp_path):
+    ran = run_bare(bare, f"import asm; asm.connect; asm.FileArtifactStore(root={str(tmp_path)!r}).put('a', b'b')")
+    assert ran.returncode == 0, ran.stderr

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import asm
+
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
@@ -43,6 +45,22 @@ def test_a_store_of_ones_own_passes_the_suite(tmp_path):
     (tmp_path / "test_shelf.py").write_text(block("# test_shelf.py"))
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shelf.py", cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout
+
+
+def test_the_data_of_an_artifact_is_found_with_a_shell(tmp_path, s3_server):
+    """In a file, and in an object."""
+    (script,) = re.findall(r"^```sh\n(key=.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    data, bucket = b"\0some\ndata\n", s3_server.new_bucket()
+    with asm.FileArtifactStore(root=tmp_path / "var/dev/artifacts") as store:
+        store.put("patch-1", data)
+    ran = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, check=True)
+    assert ran.stdout == data
+    with asm.S3ArtifactStore(bucket=bucket, prefix="asm/artifacts/", endpoint_url=s3_server.url) as store:
+        store.put("patch-1", data)
+    name, command = re.search(r'aws s3 cp "s3://my-bucket/(.*)" - (\| head [^#]*)', script).groups()
+    whole = s3_server.client.get_object(Bucket=bucket, Key=name)["Body"].read()
+    size = script.splitlines()[0]
+    assert subprocess.run(["sh", "-ec", f"{size}\ncat {command}"], input=whole, capture_output=True, check=True).stdout == data
 
 
 def test_the_quick_start_has_two_command_lines():

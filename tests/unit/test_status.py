@@ -16,7 +16,7 @@ CHILD = ChildStatus(
     pid=4711,
     uptime_seconds=12.5,
     restarts=1,
-    history=(RestartStatus(at=datetime(2026, 1, 2, 3, 4, 5, 678000, UTC), reason="was killed by SIGKILL"),),
+    history=(RestartStatus(at=datetime(2026, 1, 2, 3, 4, 5, 678000, UTC), reason="was killed by SIGKILL", kind="asked"),),
     reason="was killed by SIGKILL",
     calls=10,
     errors=2,
@@ -29,6 +29,11 @@ TREE = TreeStatus(name="dev", pid=4710, version="1.0", config="dev.toml", uptime
 
 def test_a_status_survives_json():
     assert TreeStatus.from_map(json.loads(json.dumps(TREE.to_map()))) == TREE
+
+
+def test_a_history_of_an_older_version_has_crashes():
+    older = {"at": "2026-01-02T03:04:05.678+00:00", "reason": "was killed by SIGKILL"}
+    assert RestartStatus.from_map(older).kind == "crash"
 
 
 def test_what_a_newer_version_adds_is_left_out():

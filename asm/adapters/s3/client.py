@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 import boto3
@@ -17,6 +17,7 @@ from botocore.exceptions import (
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
+    SSLError,
 )
 from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
@@ -28,7 +29,7 @@ from urllib3.exceptions import HTTPError
 from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["CONNECTIONS", "VENDOR_ERRORS", "check_settings", "make_client", "naming", "transfer_config"]
+__all__ = ["CONNECTIONS", "VENDOR_ERRORS", "check_settings", "make_clients", "naming", "transfer_config"]
 
 MIB: Final = 1024 * 1024
 
@@ -38,9 +39,13 @@ CONNECTIONS: Final = 64
 VENDOR_ERRORS: Final = (ClientError, BotoCoreError, ResponseParserError)
 """All that a call of the client raises."""
 
+SOON: Final = {"connect_timeout": 1.5, "read_timeout": 3.0, "max_attempts": 1}
+"""What the client has at the most that is to say soon whether the service is there."""
+
 LOST: Final = (BotoConnectionError, HTTPClientError, IncompleteReadError, HTTPError, OSError)
 
 BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:\S+")
+ORIGINS: Final = "; it may also come from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile"
 STYLES: Final = ("auto", "path", "virtual")
 
 RANGES: Final[dict[str, tuple[bool, float, float]]] = {
@@ -54,6 +59,9 @@ RANGES: Final[dict[str, tuple[bool, float, float]]] = {
 """The settings that are numbers: whether they are whole, the least and the greatest. S3 takes no part below 5 MiB."""
 
 OVERLOADED: Final = {"SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "Throttling", "RequestLimitExceeded"}
+
+BROKEN: Final = (500, 502, 504)
+"""The statuses of a service that fails for the moment, or of what stands before it."""
 
 REFUSED: Final = "the service does not accept the credentials; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or the profile"
 
@@ -108,12 +116,16 @@ def _check_url(url: str) -> None:
     except ValueError:
         right = False
     if not right:
-        checks.refuse("endpoint_url", "must be the address of the service, such as https://s3.example.org")
+        _refuse_url()
     if "@" in parts.netloc:
-        checks.refuse("endpoint_url", "must hold no user and password; credentials come from the environment")
+        checks.refuse("endpoint_url", f"must hold no user and password; credentials come from the environment{ORIGINS}")
 
 
-def make_client(
+def _refuse_url() -> NoReturn:
+    checks.refuse("endpoint_url", f"must be the address of the service, such as https://s3.example.org{ORIGINS}")
+
+
+def make_clients(
     *,
     endpoint_url: str | None,
     region: str | None,
@@ -121,26 +133,54 @@ def make_client(
     connect_timeout: float,
     read_timeout: float,
     max_attempts: int,
-) -> Any:
-    """Return a client, which any number of threads may use. Nothing is sent yet.
+) -> tuple[Any, Any]:
+    """Return two clients, which any number of threads may use. Nothing is sent yet.
 
-    :raises Error: ``validation_error`` or ``storage_error`` for settings of the environment that it cannot use.
+    :returns: the one for the work, and one that says soon whether the service is there.
+    :raises Error: ``validation_error`` or ``storage_error`` for settings, also of the environment, that cannot be used.
     """
+    patience = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "max_attempts": max_attempts}
+    made = []
+    with naming("use the service", None, endpoint_url or "the service"):
+        session = boto3.session.Session()  # of its own: the default one is not made for threads
+        for each in (patience, {name: min(value, SOON[name]) for name, value in patience.items()}):
+            config = _config(endpoint_url, addressing_style, **each)
+            made.append(_client(session, endpoint_url=endpoint_url, region_name=region, config=config))
+        meta = made[0].meta
+        _check_url(meta.endpoint_url)  # it may come from the environment
+        if _is_aws(meta.endpoint_url) and meta.region_name != "aws-global":
+            session.get_partition_for_region(meta.region_name)  # one that does not exist is not waited for
+    return made[0], made[1]
+
+
+def _client(session: boto3.session.Session, **arguments: Any) -> Any:
+    try:
+        return session.client("s3", **arguments)
+    except BotoCoreError:
+        raise
+    except ValueError:  # its text is the address, which may hold a password
+        _refuse_url()
+
+
+def _config(
+    endpoint_url: str | None, addressing_style: str, *, connect_timeout: float, read_timeout: float, max_attempts: float
+) -> Config:
     if endpoint_url is not None and addressing_style == "auto":
         addressing_style = "path"  # few services other than S3 itself have a host name for each bucket
-    config = Config(
+    return Config(
         connect_timeout=connect_timeout,
         read_timeout=read_timeout,
-        retries={"total_max_attempts": max_attempts, "mode": "standard"},
+        retries={"total_max_attempts": int(max_attempts), "mode": "standard"},
         max_pool_connections=CONNECTIONS,
         s3={"addressing_style": addressing_style},
         # Checksums of boto's own are not understood by every service. The artifact has one, kept and checked by us.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    with naming("use the service", None, endpoint_url):
-        # A session of its own: the default one is not made for threads.
-        return boto3.session.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+
+
+def _is_aws(url: str) -> bool:
+    return bool(re.search(r"\.amazonaws\.com(\.cn)?$", urlsplit(url).hostname or ""))
 
 
 def transfer_config(chunk_size: int, concurrency: int) -> TransferConfig:
@@ -155,10 +195,11 @@ def transfer_config(chunk_size: int, concurrency: int) -> TransferConfig:
 
 
 @contextmanager
-def naming(doing: str, bucket: str | None, endpoint: str | None) -> Iterator[None]:
-    """Turn what the client raises into an :class:`Error`.
+def naming(doing: str, bucket: str | None, endpoint: str) -> Iterator[None]:
+    """Turn what the client raises into an :class:`Error`, with ``details["away"]`` where it passes by itself.
 
     :param doing: what is being done, in words that fit behind "failed to".
+    :param endpoint: where requests go.
     """
     try:
         yield
@@ -166,7 +207,8 @@ def naming(doing: str, bucket: str | None, endpoint: str | None) -> Iterator[Non
         raise _refused(error, doing, bucket, endpoint) from error
     except LOST as error:
         message = f"failed to {doing}: no answer from {_place(bucket, endpoint)}: {error}"
-        raise Error("storage_connection_failed", message, details=_details(bucket, error)) from error
+        away = {} if isinstance(error, SSLError) else {"away": True}  # a certificate does not become valid by waiting
+        raise Error("storage_connection_failed", message, details=_details(bucket, error) | away) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         message = (
             f"failed to {doing}: there are no credentials for {_place(bucket, endpoint)}: {error}; set AWS_ACCESS_KEY_ID and "
@@ -178,7 +220,7 @@ def naming(doing: str, bucket: str | None, endpoint: str | None) -> Iterator[Non
         raise Error("storage_error", message, details=_details(bucket, error)) from error
 
 
-def _refused(error: ClientError, doing: str, bucket: str | None, endpoint: str | None) -> Error:
+def _refused(error: ClientError, doing: str, bucket: str | None, endpoint: str) -> Error:
     """Return the error for an answer that says no."""
     answer: dict[str, Any] = error.response
     said, facts = answer.get("Error", {}), answer.get("ResponseMetadata", {})
@@ -186,7 +228,9 @@ def _refused(error: ClientError, doing: str, bucket: str | None, endpoint: str |
     why = REMEDIES.get(code) or said.get("Message") or "the service gives no reason"
     details = {**_details(bucket, error), "service_code": code, "http_status": status}
     if code in OVERLOADED or status in (429, 503):
-        details["reason"] = "overloaded"
+        details |= {"reason": "overloaded", "away": True}
+    elif status in BROKEN:
+        details["away"] = True
     return Error(
         "storage_error",
         f"failed to {doing} in {_place(bucket, endpoint)}: {why} ({code}, HTTP {status})",
@@ -195,9 +239,8 @@ def _refused(error: ClientError, doing: str, bucket: str | None, endpoint: str |
     )
 
 
-def _place(bucket: str | None, endpoint: str | None) -> str:
-    service = endpoint or "AWS"
-    return f"the bucket {bucket} at {service}" if bucket else service
+def _place(bucket: str | None, endpoint: str) -> str:
+    return f"the bucket {bucket} at {endpoint}" if bucket else endpoint
 
 
 def _details(bucket: str | None, error: Exception) -> dict[str, Any]:

@@ -28,12 +28,13 @@ from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
 from asm.adapters.base import Adapter
-from asm.adapters.s3.client import check_settings, make_client, naming, transfer_config
+from asm.adapters.s3.client import check_settings, make_clients, naming, transfer_config
 from asm.adapters.s3.names import group, object_name, search_prefix, start_after
 from asm.adapters.s3.objects import LONGEST, ObjectReader, ObjectSource, damaged, unpack_trailer
 from asm.adapters.s3.uploads import RecordedClient, reclaim, this_process
 from asm.chunks import CHUNK
 from asm.core.errors import Error
+from asm.core.forks import tell_of_forks
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
 from asm.ports import ArtifactInfos, ArtifactStore, Data
@@ -73,8 +74,9 @@ class S3ArtifactStore(Adapter):
     :param max_attempts: how often a request is sent, when it fails in a way that may pass.
     :param abandoned_after: seconds after which an upload that is not finished is taken for abandoned, although it is not
         known that its process is dead. No ``put`` may take longer. Checked at the start of a store.
-    :raises Error: ``validation_error``; ``storage_connection_failed`` when the service does not answer; ``storage_error``
-        when the bucket does not exist, is forbidden, or cannot be used for another reason, which is told.
+    :raises Error: ``validation_error``; ``storage_connection_failed`` when the service does not answer soon; ``storage_error``
+        when the bucket does not exist, is forbidden, or cannot be used for another reason, which is told. With
+        ``details["away"]`` when it is not there, or not well, for the moment.
     """
 
     def __init__(
@@ -109,19 +111,20 @@ class S3ArtifactStore(Adapter):
             **connection,
         )
         directory = f"{prefix.removesuffix('/')}/" if prefix else ""
-        self._bucket, self._endpoint = bucket, endpoint_url
+        self._bucket = bucket
         self._objects, records = f"{directory}artifacts/", f"{directory}uploads/"
         self._records = f"{records}{this_process()}"
         self._transfer = transfer_config(multipart_chunk_size, max_concurrency)
-        self._client = make_client(**connection)
+        self._client, self._asking = make_clients(**connection)
+        self._endpoint = self._client.meta.endpoint_url
         try:
-            with self._naming("start"):
-                self._client.list_objects_v2(Bucket=bucket, Prefix=self._objects, MaxKeys=1)
-            reclaim(self._client, bucket, records=records, objects=self._objects, older_than=abandoned_after)
+            self._look_at_bucket("start")
+            reclaim(self._asking, bucket, records=records, objects=self._objects, older_than=abandoned_after)
         except BaseException:
-            self._client.close()
+            self._close_clients()
             raise
         self._lookers = ThreadPoolExecutor(LOOKS, thread_name_prefix="s3-list")
+        tell_of_forks(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bucket={self._bucket!r}, prefix={self._objects.removesuffix('artifacts/')!r})"
@@ -137,7 +140,22 @@ class S3ArtifactStore(Adapter):
         if not self.closed:
             super().close()
             self._lookers.shutdown()
-            self._client.close()
+            self._close_clients()
+
+    def ping(self) -> None:
+        """Ask the service whether the bucket is there and may be used, and take no answer for one soon.
+
+        :raises Error: as the constructor.
+        """
+        self.require_open()
+        try:
+            with self._naming("ask for the bucket"):
+                self._asking.head_bucket(Bucket=self._bucket)
+        except Error as error:
+            if error.code != "storage_error":
+                raise
+            # What it refuses in so few words, it gives a reason for here; or it lets us have the objects, not all the bucket.
+            self._look_at_bucket("ask for the bucket")
 
     def put(self, key: str, data: Data) -> None:
         self.require_open()
@@ -184,6 +202,14 @@ class S3ArtifactStore(Adapter):
             if limit is not None and len(found) >= limit:
                 return found[:limit]
         return found
+
+    def _look_at_bucket(self, doing: str) -> None:
+        with self._naming(doing):
+            self._asking.list_objects_v2(Bucket=self._bucket, Prefix=self._objects, MaxKeys=1)
+
+    def _close_clients(self) -> None:
+        for client in (self._client, self._asking):
+            client.close()
 
     def _name(self, key: str) -> str:
         return self._objects + object_name(key)

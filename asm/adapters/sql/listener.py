@@ -73,8 +73,9 @@ class Listener:
 
     def close(self) -> None:
         """End the thread."""
-        os.close(self._wake)
+        os.write(self._wake, b".")  # to close it would tell nothing, if a fork of this process has it open, too
         self._thread.join()
+        os.close(self._wake)
         os.close(self._woken)
 
     # -- The thread -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from asm.adapters.directories import check_place
 from asm.adapters.sql.failures import OUTDATED, READ_FAILED, WRITE_FAILED, Failure, Trouble
+from asm.adapters.sql.inherited import forget, watch
 from asm.core import checks
 from asm.core.errors import Error
 
@@ -86,12 +87,14 @@ def prepare(engine: Engine, _patience: float, *, writing: bool, prepared: bool =
 
     :param writing: whether the connections write, or are to refuse writing.
     """
+    watch(engine)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _record: Any) -> None:
         try:
             _set_up(connection, writing=writing)
         except BaseException:
+            forget(connection)
             connection.close()  # the pool would leave it to the garbage collector
             raise
 

@@ -23,6 +23,7 @@ from asm.adapters.sql.writer import Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
 from asm.core import checks
 from asm.core.errors import Error
+from asm.core.forks import tell_of_forks
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus, Value
 from asm.operations import implements
 from asm.ports import ExecutionResult, SessionStore
@@ -86,6 +87,7 @@ class SqlSessionStore(Adapter):
             raise
         self._writer = Writer(self._database, self.appends)
         self._listener = Listener(self._database, self.appends) if self._database.backend == "postgresql" else None
+        tell_of_forks(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(url={self._database.name!r})"
@@ -148,6 +150,7 @@ class SqlSessionStore(Adapter):
         if write is None:
             return False
         try:
+            self.require_open()
             self._writer.submit(write(**arguments), done)
         except Error as error:
             done(None, error)

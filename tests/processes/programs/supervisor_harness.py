@@ -61,7 +61,7 @@ def ask(path, timeout=PATIENCE):
 class Program:
     """A program in a session of its own that writes JSON lines. A context manager that leaves nothing running."""
 
-    def __init__(self, directory, *command, **variables):
+    def __init__(self, directory, *command, cwd=None, **variables):
         self.stderr = directory / f"stderr-{time.monotonic_ns()}"
         with self.stderr.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -70,6 +70,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment() | variables,
+                cwd=cwd,
                 start_new_session=True,
                 text=True,
             )
@@ -131,8 +132,9 @@ class Program:
 class Tree(Program):
     """A supervised tree. See ``supervisor_tree.py`` for the settings."""
 
-    def __init__(self, directory, *specs, variables=None, program="supervisor_tree.py", **settings):
-        super().__init__(directory, str(PROGRAMS / program), json.dumps({"specs": specs, **settings}), **variables or {})
+    def __init__(self, directory, *specs, cwd=None, variables=None, program="supervisor_tree.py", **settings):
+        arguments = str(PROGRAMS / program), json.dumps({"specs": specs, **settings})
+        super().__init__(directory, *arguments, cwd=cwd, **variables or {})
 
     def up(self):
         """Wait until all children are ready; return their pids by name."""

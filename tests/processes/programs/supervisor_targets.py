@@ -30,6 +30,7 @@ def serve(lifeline, journal=None, ready=True):
         selector.register(lifeline, selectors.EVENT_READ)
         if lifeline.socket is not None:
             selector.register(lifeline.socket, selectors.EVENT_READ)
+        lifeline.on_socket = lambda another: selector.register(another, selectors.EVENT_READ)
         if ready:
             lifeline.ready({"pid": os.getpid()})
         while True:
@@ -135,6 +136,20 @@ def ready_once(lifeline, marker, status=7):
     lifeline.wait()
 
 
+def serve_while_there_is(lifeline, marker):
+    """Serve, if a file is there; without it, exit before being ready."""
+    if not Path(marker).exists():
+        sys.exit(7)
+    serve(lifeline)
+
+
+def follow_settings(lifeline):
+    """Tell the parent which settings one has, at first and whenever there are others."""
+    lifeline.on_settings = lambda settings: lifeline.send("told", settings)
+    lifeline.ready(lifeline.settings)
+    lifeline.wait()
+
+
 def babble(lifeline):
     """Break the protocol of the lifeline."""
     lifeline.ready()
@@ -179,10 +194,21 @@ def tell_surroundings(lifeline, **kwargs):
             "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
             "wakeup": signal.set_wakeup_fd(-1),
+            "sighup": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
+            "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+            "directory": os.readlink("/proc/self/cwd"),
+            "argv": sys.argv,
             "main": getattr(sys.modules["__main__"], "__file__", None),
             "kwargs": json.dumps(kwargs, default=repr),
         }
     )
+    lifeline.wait()
+
+
+def say_through(lifeline, connection):
+    """Say something through a connection that came with the arguments."""
+    connection.send_bytes(b"%d" % os.getpid())
+    lifeline.ready()
     lifeline.wait()
 
 

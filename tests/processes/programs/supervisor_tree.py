@@ -46,6 +46,7 @@ def obey(tree):
         "restart": tree.restart,
         "stop": tree.stop,
         "reload": lambda specs: tree.reload(described(specs)),
+        "troubles": lambda _: [child.trouble for child in tree.children if child.listen],
         "children": lambda _: [(child.name, child.state, dict(child.stats), len(child.history)) for child in tree.children],
     }
     for line in lines():
@@ -55,7 +56,7 @@ def obey(tree):
         except Exception as error:  # noqa: BLE001  # whoever asked is told
             say(refused=name, error=type(error).__name__, text=str(error))
         else:
-            say(done=name, result=result if name == "children" else repr(result))
+            say(done=name, result=result if name in {"children", "troubles"} else repr(result))
 
 
 def main():
@@ -64,6 +65,7 @@ def main():
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(process)d %(message)s")
     specs = described(settings.pop("specs"))
     os.environ.update(settings.pop("environment", {}))
+    directory = settings.pop("prepare", None)
     tree = Supervisor(
         specs,
         name="tree",
@@ -77,6 +79,7 @@ def main():
             ready={child.name: child.pid for child in children}, info=[dict(c.info) for c in children]
         ),
         on_message=lambda child, message, body: say(child=child.name, message=message, body=body),
+        prepare=directory and (lambda: Path(directory).mkdir(exist_ok=True)),
         **settings,
     )
     reader = threading.Thread(target=obey, args=(tree,))

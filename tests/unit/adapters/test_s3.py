@@ -1,23 +1,19 @@
 """What is particular to artifacts in S3: names, trailers, large uploads and what is left of them, and what goes wrong."""
 
-import hashlib
 import io
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from services import refusing, send, service
 
 from asm.adapters import S3ArtifactStore
 from asm.adapters.s3 import names, objects, uploads
@@ -445,209 +441,6 @@ def test_a_service_without_lists_of_uploads_will_do(place, caplog):
     assert "could not be cleared away" in caplog.text
 
 
-# -- Services that refuse -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def service(answer):
-    """An HTTP server on this machine; ``answer(request)`` writes the answers. Yields its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer(self)
-
-        def do_PUT(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            answer(self)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def send(request, status, body, size=None, tag=None):
-    request.send_response(status)
-    if tag:
-        request.send_header("ETag", tag)
-    request.send_header("Content-Length", str(len(body) if size is None else size))
-    request.end_headers()
-    request.wfile.write(body)
-
-
-def refusing(status, code):
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>said {code}</Message></Error>".encode()
-    return service(lambda request: send(request, status, body))
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "words", "retryable"),
-    [
-        (403, "AccessDenied", "access is forbidden", False),
-        (403, "RequestTimeTooSkewed", "set this machine's clock", False),
-        (403, "SignatureDoesNotMatch", "does not accept the credentials", False),
-        (404, "NoSuchBucket", "create it, or correct the option bucket", False),
-        (500, "InternalError", "said InternalError", False),
-        (503, "SlowDown", "said SlowDown", True),
-        (418, "Teapot", "said Teapot", False),
-    ],
-)
-def test_a_service_that_refuses_keeps_the_store_from_starting(aws, status, code, words, retryable):
-    with refusing(status, code) as url, refused("storage_error", service_code=code, http_status=status) as _:
-        try:
-            S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
-        except Error as error:
-            assert words in error.message
-            assert f"the bucket mine at {url}" in error.message
-            assert error.retryable is retryable
-            assert error.provider_error["code"] == code
-            assert error.__cause__ is not None
-            raise
-
-
-def test_a_bucket_that_is_not_there_keeps_the_store_from_starting(s3_server):
-    with pytest.raises(Error, match="the bucket does not exist; create it") as caught:
-        S3ArtifactStore(bucket="no-such-bucket", endpoint_url=s3_server.url)
-    assert caught.value.details["service_code"] == "NoSuchBucket"
-
-
-def test_a_bucket_that_goes_away(place, store):
-    place.client.delete_bucket(Bucket=place.bucket)
-    for call in (
-        lambda: store.put("key", b"data"),
-        lambda: store.put("key", content(2 * CHUNK)),
-        lambda: store.get("key"),
-        lambda: store.open("key"),
-        lambda: store.stat("key"),
-        store.list,
-        lambda: store.delete("key"),
-    ):
-        with refused("storage_error", service_code="NoSuchBucket", http_status=404):
-            call()
-
-
-@pytest.mark.parametrize("answer", [b"<html>not S3", b"", b"<Error>", b"\xff\xfe"])
-def test_what_is_no_s3_at_all(aws, answer):
-    with service(lambda request: send(request, 404, answer)) as url, refused("storage_error"):
-        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
-
-
-def test_what_does_not_even_speak_http(aws):
-    with service(lambda request: request.wfile.write(b"220 mail\r\n")) as url, refused("storage_connection_failed"):
-        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
-
-
-def test_a_service_that_does_not_answer(aws):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(Error, match=f"no answer from the bucket mine at {url}") as caught:
-            S3ArtifactStore(bucket="mine", endpoint_url=url, read_timeout=0.1, max_attempts=1)
-    assert caught.value.code == "storage_connection_failed"
-    with refused("storage_connection_failed"):  # nobody listens any more
-        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1)
-
-
-def test_an_answer_that_is_cut_off(aws):
-    def answer(request):
-        if "list-type" in request.path or "uploads" in request.path:
-            send(request, 200, b"<?xml version='1.0'?><Result></Result>")
-        else:
-            send(request, 200, b"some of it", size=5000, tag="tag")
-
-    with service(answer) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
-        with refused("storage_connection_failed"):
-            store.get("key")
-        with store.open("key") as file, refused("storage_connection_failed"):
-            file.read()
-        with refused("storage_connection_failed"):
-            store.stat("key")
-
-
-class Slipping:
-    """A service that holds one object, and breaks off whenever it has sent a little of it."""
-
-    def __init__(self, data, tags=("one",)):
-        info = ArtifactInfo(
-            key="key", byte_size=len(data), checksum_sha256=hashlib.sha256(data).hexdigest(), updated_at=datetime.now(UTC)
-        )
-        self.whole = data + objects.pack_trailer(info)
-        self.tags = list(tags)
-        self.ranges = []
-
-    def __call__(self, request):
-        if "list-type" in request.path or "uploads" in request.path:
-            send(request, 200, b"<?xml version='1.0'?><Result></Result>")
-            return
-        first = int(re.findall(r"\d+", request.headers.get("Range", "0"))[0])
-        self.ranges.append(first)
-        tag = self.tags.pop(0) if len(self.tags) > 1 else self.tags[0]
-        if request.headers.get("If-Match", tag) != tag:
-            send(request, 412, b"<Error><Code>PreconditionFailed</Code></Error>")
-            return
-        rest = self.whole[first:]
-        request.send_response(206 if first else 200)
-        request.send_header("Content-Length", str(len(rest)))
-        request.send_header("Content-Range", f"bytes {first}-{len(self.whole) - 1}/{len(self.whole)}")
-        request.send_header("ETag", tag)
-        request.end_headers()
-        request.wfile.write(rest[:100_000])
-
-
-def test_a_connection_that_breaks_is_taken_up_again(aws):
-    data = content(450_000)
-    slipping = Slipping(data)
-    with service(slipping) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
-        assert store.get("key") == data
-        assert slipping.ranges == [0, 100_000, 200_000, 300_000, 400_000]
-        with store.open("key") as file:
-            assert b"".join(iter(lambda: file.read(7000), b"")) == data
-
-
-def test_a_broken_connection_is_not_taken_up_with_another_object(aws):
-    slipping = Slipping(content(450_000), tags=["one", "two"])
-    with (
-        service(slipping) as url,
-        S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store,
-        store.open("key") as file,
-        refused("storage_connection_failed"),
-    ):
-        file.read()
-
-
-def test_an_empty_object_that_is_not_ours(aws):
-    def answer(request):
-        if "list-type" in request.path:
-            send(request, 200, b"<R><Contents><Key>artifacts/</Key></Contents></R>")
-        elif "uploads" in request.path:
-            send(request, 200, b"<R></R>")
-        else:
-            send(request, 416, b"<Error><Code>InvalidRange</Code></Error>")
-
-    with service(answer) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
-        assert store.list() == []
-
-
-def test_without_credentials(s3_server, monkeypatch):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with refused("storage_error", reason="no_credentials"):
-        S3ArtifactStore(bucket="mine", endpoint_url=s3_server.url)
-
-
-def test_a_profile_that_is_not_there(s3_server, monkeypatch):
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(Error, match="nobody") as caught:
-        S3ArtifactStore(bucket="mine", endpoint_url=s3_server.url)
-    assert caught.value.code == "storage_error"
-
-
 # -- Options ------------------------------------------------------------------------------------------------------------
 
 
@@ -719,6 +512,7 @@ def test_a_closed_store_refuses(place):
         lambda: store.stat("key"),
         lambda: store.delete("key"),
         store.list,
+        store.ping,
     ):
         with refused("storage_error", reason="closed"):
             call()

@@ -2,8 +2,8 @@
 
 import pytest
 
+from asm_supervisor.policy import next_to_start, next_to_stop
 from asm_supervisor.states import DOWN, TRANSITIONS, IllegalTransition, State, check_transition
-from asm_supervisor.supervisor import next_to_start, next_to_stop
 
 
 def test_every_state_can_be_left_and_reached():

@@ -16,6 +16,7 @@ from asm.wire.messages import (
     decode,
     decode_params,
     decode_response,
+    error_code,
     read_head,
     request_head,
     response_head,
@@ -116,3 +117,16 @@ def test_a_mutated_request_is_read_or_refused(data):
         decode_params(bytes(body), head)
     except MessageError:
         pass
+
+
+def test_the_code_of_an_error_is_read_without_decoding_the_rest():
+    packer = Packer()
+    failed = packer.error(7, asm.Error("not_found", "there is none", details={"code": "another", "key": "x" * 1000}))
+    assert error_code(failed, read_head(failed).params_at) == "not_found"
+    went_well = packer.result(7, {"code": "not_found"})
+    assert error_code(went_well, read_head(went_well).params_at) is None
+
+
+@pytest.mark.parametrize("error", [b"", b"\x80", b"\x93", b"\x82\xa4cod", b"\x81\xa7message\xa1x", b"\x81\xc1\xc0"])
+def test_an_error_that_says_no_code_has_none_that_is_known(error):
+    assert error_code(error, 0) == ""

@@ -1,4 +1,5 @@
 import os
+import tempfile
 
 import pytest
 
@@ -19,6 +20,22 @@ def test_where_names_are_looked_for(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("TMPDIR", "/tmp")
     assert find_runtime_dir().endswith("/asm-1000")
+
+
+def test_without_any_directory_it_says_which_variable_to_set(monkeypatch, tmp_path):
+    monkeypatch.delenv("ASM_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(asm.StorageError, match=r"No usable temporary directory.* set ASM_RUNTIME_DIR"):
+        find_runtime_dir()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(asm.StorageError, match="set ASM_RUNTIME_DIR to the full path"):
+        find_runtime_dir("run")
 
 
 @pytest.mark.parametrize("name", ["MyApp.Store", "a", "0-_.x"])
