@@ -173,6 +173,8 @@ class Database:
 
         By the thread that writes, between two transactions. What keeps it from that is no failure: it comes again.
         """
+        if self._files is None:
+            return
         try:
             self._check_files(writing=True)
             with self._writer.connect() as connection:

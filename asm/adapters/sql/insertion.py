@@ -10,16 +10,19 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import JSON, BigInteger, Connection, insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from asm.adapters.sql.tables import events
+from asm.adapters.sql.tables import Time, events
 from asm.core.values import Event
 
 __all__ = ["insert_events"]
 
 COLUMNS: Final = tuple(column.name for column in events.columns)
+
+_ARRAYS: Final = {JSON: "json[]", Time: "timestamp[]", BigInteger: "bigint[]"}
+"""What an array of a column is in PostgreSQL, where it is not one of text."""
 
 _get: Final = operator.attrgetter(*COLUMNS)
 
@@ -33,7 +36,7 @@ def insert_events(connection: Connection, appended: Iterable[Event]) -> None:
     insertion = _insertions.get(connection.dialect.name)
     if insertion is None:
         insertion = _insertions[connection.dialect.name] = _Insertion(connection.dialect)
-    connection.exec_driver_sql(insertion.statement, [insertion.row(event) for event in appended])
+    connection.exec_driver_sql(*insertion.of([insertion.row(event) for event in appended]))
 
 
 class _Insertion:
@@ -43,14 +46,26 @@ class _Insertion:
         compiled = insert(events).compile(dialect=dialect)
         self.statement = str(compiled)
         self._by_name = not compiled.positional
+        arrays = ", ".join(f"%({column.name})s::{_ARRAYS.get(type(column.type), 'text[]')}" for column in events.columns)
+        self._of_arrays = f"INSERT INTO {events.name} ({', '.join(COLUMNS)}) SELECT * FROM unnest({arrays})"  # noqa: S608  # no values in it
         self._converters = [_converter(column.type, dialect) for column in events.columns]
         self._converters[COLUMNS.index("type")] = str  # a member of an Enum or a string
 
-    def row(self, event: Event) -> Any:
-        """Return the parameters for an event."""
+    def row(self, event: Event) -> tuple[Any, ...]:
+        """Return the columns of an event."""
         pairs = zip(self._converters, _get(event), strict=True)
-        row = tuple([value if convert is None else convert(value) for convert, value in pairs])
-        return dict(zip(COLUMNS, row, strict=True)) if self._by_name else row
+        return tuple([value if convert is None else convert(value) for convert, value in pairs])
+
+    def of(self, rows: list[tuple[Any, ...]]) -> tuple[str, Any]:
+        """Return the statement that inserts rows, and its parameters.
+
+        PostgreSQL takes many as one array a column, and so has one statement to understand, and not as many as there are rows.
+        """
+        if not self._by_name:
+            return self.statement, rows
+        if len(rows) == 1:
+            return self.statement, dict(zip(COLUMNS, rows[0], strict=True))
+        return self._of_arrays, {name: list(values) for name, values in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
 
 
 def _converter(type_: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:

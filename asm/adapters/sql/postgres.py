@@ -8,8 +8,8 @@ Transactions are ``READ COMMITTED``, and that is enough, because no write relies
   primary key refuses the second, and the whole transaction is made again, which then finds it.
 - A deletion takes the counter's lock first. To what it deletes after that, nobody adds until it commits.
 
-Rows are locked table by table (counters, deletions, events, sessions, runs), and by id within a table. Two writers that keep
-to one order do not wait for each other in a circle; where they do all the same, the server ends one, and that one tries again.
+Rows are locked table by table (counters, events, sessions, runs), and by id within a table. Two writers that keep to
+one order do not wait for each other in a circle; where they do all the same, the server ends one, and that one tries again.
 
 A connection may lead through a pooler that gives every transaction another connection to the server, and this one to
 somebody else afterwards. So nothing here rests on what a session keeps: no statement is prepared under a name, a transaction

@@ -10,12 +10,9 @@ import logging
 import time
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from asm.adapters.sql.deletions import STEP, is_left, remove_some
 from asm.adapters.sql.engine import Database
 from asm.adapters.sql.sqlite import WAL_BYTES
-from asm.core.errors import Error
 
 __all__ = ["Upkeep"]
 
@@ -72,7 +69,7 @@ class Upkeep:
                 with self._database.transaction() as connection:
                     remove_some(connection, most=self._most)
             self._pause, self._most = 0.0, STEP
-        except (SQLAlchemyError, Error) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the thread must go on writing
             _log.debug("deleted events are removed later: %s", self._database.error(error, writing=True))
             self._database.make_room()
             self._most = max(1, self._most // 4)  # fewer need less room

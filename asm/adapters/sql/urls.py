@@ -47,11 +47,18 @@ def parse_url(url: Any, field: str = "url") -> URL:
         checks.refuse(field, f"begins with {parsed.drivername!r}, which is not supported; use one of: {known}")
     particulars = PARTICULARS[backend]
     if backend == "postgresql" and importlib.util.find_spec(DRIVERS[backend]) is None:
-        package, remedy = DRIVERS[backend], 'pip install "asm-store[postgres]"'
-        message = f"{backend} needs the package {package!r}, which is not installed; to install: {remedy}"
-        raise Error("dependency_not_available", message, details={"package": package, "install": remedy})
-    checked: URL = particulars.check_url(parsed, text, field)
+        raise _missing("is not installed")
+    try:
+        checked: URL = particulars.check_url(parsed, text, field)
+    except ImportError as error:  # as when it finds no libpq
+        raise _missing(f"cannot be used: {error}") from error
     return checked.set(drivername=f"{backend}+{DRIVERS[backend]}")
+
+
+def _missing(problem: str) -> Error:
+    package, remedy = DRIVERS["postgresql"], 'pip install "asm-store[postgres]"'
+    message = f"postgresql needs the package {package!r}, which {problem}; to install: {remedy}"
+    return Error("dependency_not_available", message, details={"package": package, "install": remedy})
 
 
 def shown(url: URL) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -94,6 +95,12 @@ def test_a_missing_driver_is_named_and_no_password_shown(monkeypatch):
         parse_url("postgresql://user:secret@host/db")
     assert caught.value.code == "dependency_not_available"
     assert "secret" not in f"{caught.value} {caught.value.details} {caught.value.__cause__}"
+
+
+def test_a_driver_without_its_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with refused("dependency_not_available", package="psycopg"):
+        parse_url("postgresql://user:secret@host/db")
 
 
 @pytest.mark.parametrize(
