@@ -20,10 +20,12 @@ from asm.adapters.sql.tables import METADATA
 PAGE = 4096 + 24
 """What a page of SQLite takes in its log."""
 
-NEXT = """
+PRESENT, NEXT = schema.VERSIONS[-1], "9999"
+
+MIGRATION = f"""
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+revision, down_revision = "{NEXT}", "{PRESENT}"
 
 
 def upgrade():
@@ -57,8 +59,8 @@ def ahead(tmp_path):
     """What makes a program one that is a version ahead."""
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
-    (migrations / "versions" / "v0002_next.py").write_text(NEXT)
-    return {"migrations": str(migrations), "versions": [*schema.VERSIONS, "0002"]}
+    (migrations / "versions" / f"v{NEXT}_next.py").write_text(MIGRATION)
+    return {"migrations": str(migrations), "versions": [*schema.VERSIONS, NEXT]}
 
 
 COLUMNS = {
@@ -80,9 +82,10 @@ def outline(url):
 
 OUTLINES = {
     "absent": (None, {}),
-    "0001": ("0001", {**{name: len(table.columns) for name, table in METADATA.tables.items()}, schema.VERSION_TABLE: 1}),
+    "present": (PRESENT, {**{name: len(table.columns) for name, table in METADATA.tables.items()}, schema.VERSION_TABLE: 1}),
 }
-OUTLINES["0002"] = ("0002", {**OUTLINES["0001"][1], "asm_sessions": OUTLINES["0001"][1]["asm_sessions"] + 1, "asm_colours": 1})
+TABLES = OUTLINES["present"][1]
+OUTLINES["next"] = (NEXT, {**TABLES, "asm_sessions": TABLES["asm_sessions"] + 1, "asm_colours": 1})
 
 
 def look_at_tables(url, version, ahead):
@@ -90,7 +93,7 @@ def look_at_tables(url, version, ahead):
     found = outline(url)
     if found == OUTLINES[version]:
         return "old"
-    assert found == OUTLINES["0002"]
+    assert found == OUTLINES["next"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", Path(ahead["migrations"]))
         patch.setattr(schema, "VERSIONS", tuple(ahead["versions"]))
@@ -150,7 +153,7 @@ class Migrations:
         return ended, found
 
 
-@pytest.mark.parametrize("version", ["absent", "0001"])
+@pytest.mark.parametrize("version", ["absent", "present"])
 def test_a_migration(forks, fuse, new_url, ahead, version):
     migrations = Migrations(new_url, version, ahead)
     migrate = functools.partial(forks.call, "migrate", fuse=str(fuse))
@@ -158,7 +161,7 @@ def test_a_migration(forks, fuse, new_url, ahead, version):
 
 
 @pytest.mark.parametrize("new_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("version", ["absent", "0001"])
+@pytest.mark.parametrize("version", ["absent", "present"])
 def test_a_migration_of_sqlite_that_ends_in_the_middle_of_a_page(forks, new_url, ahead, stride, version):
     migrations = Migrations(new_url, version, ahead)
     migrate = functools.partial(forks.call, "migrate_until_full")
