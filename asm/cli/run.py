@@ -80,6 +80,9 @@ def _announce(settings: Settings, children: Sequence[Snapshot]) -> None:
     backends = ", ".join(backend.name for backend in settings.backend)
     directly = f"; directly to {backends}" if backends else ""
     typer.echo(f"ready: connect to {composites}{directly} (in {settings.runtime_dir})")
+    for child in children:
+        if child.reason and child.state == "waiting":
+            typer.echo(f"degraded: {child.name} {child.reason}")
 
 
 def _reason(ended: Exit) -> str:

@@ -35,6 +35,7 @@ def refused(store):
 
 
 def test_a_tree_comes_up_without_it_and_heals(waiting, service):
+    waiting.wait_for("degraded: dev.sessions waits for its store: the service is out")
     assert waiting.child_status("dev.sessions").state == "waiting"
     shown = waiting.ctl("status")
     assert (shown.returncode, "dev: degraded" in shown.stdout) == (1, True)
