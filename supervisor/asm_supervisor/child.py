@@ -307,7 +307,8 @@ class Child:
     def describe(self, spec: ChildSpec) -> bool:
         """Be what ``spec`` says from now on; return whether another process is needed for that."""
         before, self.spec = self.spec, spec
-        needed = not spec.makes_the_same(before)
+        is_to_end = self.state is State.ENDED or self.wanted is Wanted.END
+        needed = not spec.makes_the_same(before) or (is_to_end and spec.restart == "permanent")
         if self._attempt is not None and self.has_process:
             self._attempt.spec = spec
             if spec.settings != before.settings:

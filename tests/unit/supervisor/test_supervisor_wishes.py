@@ -193,6 +193,7 @@ class Tree(RuleBasedStateMachine):
             self.settle()
         assert all(child.state in DOWN for child in self.tree.children)
         assert Process.everyone == []
+        self.tree._inbox.close()
         self.patch.undo()
 
 
