@@ -33,6 +33,7 @@ class Attempt:
     :param spec: what it is to be; its timeouts may change meanwhile.
     :param link: the process, or how it ended before there was one.
     :param is_trial: whether it is to show that a child which failed can be there again.
+    :ivar made_of: what it was started as.
     :ivar up_at: when it came up, ready or waiting; ``None`` as long as it has not.
     :ivar info: what it said when it became ready, or began to wait.
     :ivar stats: what it said with its last heartbeat.
@@ -45,7 +46,7 @@ class Attempt:
     """
 
     def __init__(self, spec: ChildSpec, link: Link | Ending, now: float, *, is_trial: bool = False) -> None:
-        self.spec = spec
+        self.spec = self.made_of = spec
         self.is_trial = is_trial
         self.started_at = now
         self.up_at: float | None = None

@@ -307,7 +307,9 @@ class Child:
     def describe(self, spec: ChildSpec) -> bool:
         """Be what ``spec`` says from now on; return whether another process is needed for that."""
         before, self.spec = self.spec, spec
-        needed = not spec.makes_the_same(before)
+        is_to_end = self.state is State.ENDED or self.wanted is Wanted.END
+        made_of = spec if self._attempt is None else self._attempt.made_of  # a reload may come before that of another was done
+        needed = not spec.makes_the_same(made_of) or (is_to_end and spec.restart == "permanent")
         if self._attempt is not None and self.has_process:
             self._attempt.spec = spec
             if spec.settings != before.settings:

@@ -136,6 +136,10 @@ def test_one_that_ended_refuses_connections_and_can_be_started_again(tmp_path):
             client.connect(str(path))
         tree.ask(restart="a")
         assert tree.wait_for(child="a", state="ready")["pid"] == ask(path)
+        os.kill(ask(path), signal.SIGKILL)
+        tree.wait_for(child="a", state="ended")
+        tree.ask(reload=[{"name": "a", "target": "serve", "listen": str(path)}])  # permanent, and so it is to be there
+        assert tree.wait_for(child="a", state="ready")["pid"] == ask(path)
         settle(tree)
     assert list(tmp_path.glob("a.sock*")) == []
 

@@ -193,6 +193,7 @@ class Tree(RuleBasedStateMachine):
             self.settle()
         assert all(child.state in DOWN for child in self.tree.children)
         assert Process.everyone == []
+        self.tree._inbox.close()
         self.patch.undo()
 
 
@@ -200,6 +201,6 @@ def test_a_tree_becomes_what_it_is_described_as():
     run_state_machine_as_test(
         Tree,
         settings=settings(
-            max_examples=300, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), database=None
+            max_examples=500, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
         ),
     )
