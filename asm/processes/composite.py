@@ -113,7 +113,7 @@ def main(
 
     def prepare() -> dict[str, Hosted]:
         return {
-            contract: _open(reference, contract, waits=waits)
+            contract: _open(reference, contract, waits=waits, recovers=lifeline.recovers)
             for contract, reference in references.items()
             if isinstance(reference, Module)
         }
@@ -415,12 +415,12 @@ class Link:
         return Error("storage_error", f"{name} {what}", details={"reason": reason, "backend": name, "operation": operation})
 
 
-def _open(reference: Module, contract: str, *, waits: bool) -> Hosted:
+def _open(reference: Module, contract: str, *, waits: bool, recovers: bool) -> Hosted:
     """Make a store that runs in this process.
 
     :raises Error: why it cannot be.
     """
-    hosted = Hosted(reference.name, reference.store, reference.options, waits=waits)
+    hosted = Hosted(reference.name, reference.store, reference.options, waits=waits, recovers=recovers)
     if hosted.contract != contract:
         raise Error("validation_error", f"{reference.name} is no {contract} store", details={"field": f"{contract}_store"})
     hosted.open()

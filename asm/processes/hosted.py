@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import logging
 import random
 import time
@@ -47,6 +48,9 @@ ASK_SECONDS: Final = 5.0
 ASK_AGAIN_SECONDS: Final = 1.0
 """… and as long as it is not well, or at the most how soon after a call has failed."""
 
+CREATE: Final = "create"
+"""The option of a store that says whether one is made where there is none."""
+
 PATIENCE: Final = 5.0
 """After how many seconds without an answer a store counts as one that does not give any."""
 
@@ -58,11 +62,17 @@ class Hosted:
     :param store: its class, or a reference that :func:`asm.adapters.load` knows.
     :param options: the keyword arguments of its constructor.
     :param waits: whether a store whose service is away is waited for, instead of being an error.
+    :param recovers: whether a process before this one had the store and died. What is missing now is away then, and no store
+        is made in its place.
     :raises Error: when there is no such store.
     """
 
-    def __init__(self, name: str, store: str | type, options: Mapping[str, Any], *, waits: bool) -> None:
+    def __init__(
+        self, name: str, store: str | type, options: Mapping[str, Any], *, waits: bool = False, recovers: bool = False
+    ) -> None:
         kind = load(store) if isinstance(store, str) else store
+        if recovers and CREATE in inspect.signature(kind).parameters:
+            options = {**options, CREATE: False}
         self.name = name
         self.contract = contract_of(kind)
         self.away: Error | None = None

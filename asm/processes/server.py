@@ -86,6 +86,10 @@ class Lifeline(Reporter, Protocol):
     on_socket: Rebind | None
     """Called with another listening socket, when the one before was lost."""
 
+    @property
+    def recovers(self) -> bool:
+        """Whether a process that served the name before this one had come up, and died."""
+
     def fileno(self) -> int:
         """Return what becomes readable when the parent is gone."""
 

@@ -40,7 +40,7 @@ def main(
     """
 
     def prepare() -> Hosted:
-        hosted = Hosted(name, store, options, waits=waits)
+        hosted = Hosted(name, store, options, waits=waits, recovers=lifeline.recovers)
         hosted.open()
         return hosted
 

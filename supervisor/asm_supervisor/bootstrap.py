@@ -39,6 +39,7 @@ def run_child(
     environment: Mapping[str, str],
     grace: float,
     restarts: int,
+    recovers: bool,
     heartbeat: float | None,
     settings: Mapping[str, Any],
 ) -> NoReturn:
@@ -49,6 +50,7 @@ def run_child(
     :param connection: the child's end of the lifeline.
     :param grace: how many seconds after the parent's death this process ends, if it is still there.
     :param restarts: how many processes the child had before this one.
+    :param recovers: whether it is to go on where one of them died.
     :param heartbeat: every how many seconds it is to beat; ``None``: it need not.
     :param settings: what it may be told anew.
     """
@@ -57,7 +59,9 @@ def run_child(
     if listening is not None:
         listening.setblocking(True)  # the flag is the socket's and not the process's: the one before may have changed it
         listening.set_inheritable(False)  # the method spawn left it inheritable
-    lifeline = Lifeline(name, connection, listening, restarts=restarts, heartbeat=heartbeat, settings=settings)
+    lifeline = Lifeline(
+        name, connection, listening, restarts=restarts, recovers=recovers, heartbeat=heartbeat, settings=settings
+    )
     lifeline.attach(grace)
     _exit(_run(lifeline, target, kwargs))
 

@@ -333,12 +333,17 @@ class Child:
         link: Link | Ending
         try:
             listening = None if self.listener is None else self.listener.socket
-            link = Link(self.spec, self._launcher, listening, self._begun)
+            link = Link(self.spec, self._launcher, listening, self._begun, recovers=self._recovers)
         except (OSError, RuntimeError) as error:  # no descriptors, no threads
             link = Ending(f"could not be started: {error}")
         self._begun += 1
         self._attempt = Attempt(self.spec, link, now, is_trial=self.state is State.FAILED)
         self.become(State.STARTING)
+
+    @property
+    def _recovers(self) -> bool:
+        """Whether the next process is to go on where one died that had come up; not, when another one was asked for."""
+        return self.ever_up and bool(self._history) and self._history[-1].kind != "asked"
 
     def await_restart(self, moment: float, reason: str = "") -> None:
         """Wait for the next process, which is due at ``moment``; then the caller calls :meth:`begin`.

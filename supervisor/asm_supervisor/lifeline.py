@@ -236,6 +236,8 @@ class Lifeline:
     :ivar name: the child's name.
     :ivar socket: the listening socket that the parent owns; ``None`` when the child was described without one.
     :ivar restarts: how many processes this child had before this one.
+    :ivar recovers: whether one of them had come up, and this one is to go on where the last one died; not, when another
+        process was asked for.
     :ivar settings: what the child was described with, as the parent told it last.
     :ivar on_settings: called with the settings when :meth:`stop_requested` has found new ones.
     :ivar on_socket: called with another listening socket when :meth:`stop_requested` has found one: the other was lost.
@@ -249,12 +251,14 @@ class Lifeline:
         listening: socket.socket | None = None,
         *,
         restarts: int = 0,
+        recovers: bool = False,
         heartbeat: float | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.socket = listening
         self.restarts = restarts
+        self.recovers = recovers
         self.heartbeat = heartbeat
         self.settings: Mapping[str, Any] = settings or {}
         self.on_settings: Callable[[Mapping[str, Any]], None] | None = None

@@ -62,11 +62,20 @@ class Link:
 
     :param listening: the listening socket to hand down.
     :param restarts: how many processes the child had before this one.
+    :param recovers: whether it is to go on where one of them died.
     :ivar pid: the process id, once it is known.
     :raises OSError: when there are no descriptors for it.
     """
 
-    def __init__(self, spec: ChildSpec, launcher: Launcher, listening: socket.socket | None, restarts: int = 0) -> None:
+    def __init__(
+        self,
+        spec: ChildSpec,
+        launcher: Launcher,
+        listening: socket.socket | None,
+        restarts: int = 0,
+        *,
+        recovers: bool = False,
+    ) -> None:
         self.pid: int | None = None
         self._name = spec.name
         self._launcher = launcher
@@ -97,6 +106,7 @@ class Link:
             "environment": dict(os.environ),
             "grace": min(spec.stop_timeout, MAX_GRACE),
             "restarts": restarts,
+            "recovers": recovers,
             "heartbeat": spec.heartbeat,
             "settings": dict(spec.settings),
         }

@@ -152,7 +152,7 @@ class _Side:
 
 
 def _worker():
-    hosted = Hosted("bench", InMemorySessionStore, {}, waits=False)
+    hosted = Hosted("bench", InMemorySessionStore, {})
     hosted.open()
     hosted.begin(lambda: None, lambda _error: None)
     return worker.Worker(hosted), None

@@ -113,3 +113,35 @@ def test_a_database_that_is_removed_under_a_tree(trees, tmp_path):
         assert store.get_latest_sequence("ses") == 0
         assert store.append_event_with_sequence(asm.Event.new(type="message_sent", session_id="ses")).sequence_number == 1
         assert store.get("key") == b"artifact"
+
+
+def test_no_store_is_made_in_the_place_of_one_that_is_away(trees, tmp_path):
+    """Not by a worker that is started after a crash. Whoever wants to begin anew says so: with ``asmctl restart``."""
+    tree = trees(configuration()).wait_ready()
+    volume, away = tmp_path / "var", tmp_path / "away"
+    event = asm.Event.new(type="message_sent", session_id="ses")
+    with tree.connect(timeout=PATIENCE) as store:
+        store.append_event(event)
+        store.put("key", b"artifact")
+        volume.rename(away)
+        for name, call in (("dev.sessions", store.list_sessions), ("dev.artifacts", lambda: store.get("key"))):
+            tree.child(name).kill()
+            tree.wait_child(name, lambda child: (child.state, child.restarts) == ("waiting", 1))
+            with pytest.raises(asm.StorageError) as caught:
+                call()
+            assert caught.value.details["reason"] == "backend_waiting"
+        assert not volume.exists()
+        away.rename(volume)
+        for name in ("dev.sessions", "dev.artifacts"):
+            tree.wait_state(name, "ready")
+        assert [found.id for found in store.get_events("ses")] == [event.id]
+        assert store.get("key") == b"artifact"
+        for path in volume.glob("asm.db*"):
+            path.unlink()
+        tree.child("dev.sessions").kill()
+        tree.wait_child("dev.sessions", lambda child: (child.state, child.restarts) == ("waiting", 2))
+        assert "asm.db is not there" in tree.child_status("dev.sessions").reason
+        assert tree.ctl("restart", "dev.sessions").returncode == 0
+        tree.wait_state("dev.sessions", "ready")
+        assert store.get_latest_sequence("ses") == 0
+    assert tree.stop() == 0

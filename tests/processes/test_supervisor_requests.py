@@ -63,16 +63,25 @@ def wait_for_a_beat(tree):
         numbers.append(stats.get("number"))
 
 
-def test_counters_come_with_the_heartbeat(tmp_path):
+def stats(tree):
+    """What the only child of a tree said with its last heartbeat, once there was one."""
+    while True:
+        tree.ask(children=None)
+        ((_name, _state, said, _history),) = tree.wait_for(done="children")["result"]
+        if said:
+            return said
+
+
+def test_counters_come_with_the_heartbeat_and_a_process_knows_what_it_follows(tmp_path):
     with Tree(tmp_path, {"name": "a", "target": "beat", "heartbeat_timeout": 1.2}) as tree:
-        os.kill(tree.up()["a"], signal.SIGKILL)
+        pid = tree.up()["a"]
+        assert (stats(tree)["restarts"], stats(tree)["recovers"]) == (0, False)
+        os.kill(pid, signal.SIGKILL)
         tree.wait_for(child="a", state="ready")
-        while True:
-            tree.ask(children=None)
-            ((name, state, stats, history),) = tree.wait_for(done="children")["result"]
-            if stats:
-                break
-        assert (name, state, stats["restarts"], history) == ("a", "ready", 1, 1)
+        assert (stats(tree)["restarts"], stats(tree)["recovers"]) == (1, True)
+        tree.ask(restart="a")
+        tree.wait_for(child="a", state="ready")
+        assert (stats(tree)["restarts"], stats(tree)["recovers"]) == (2, False)
 
 
 def test_a_child_is_restarted_as_asked_and_nobody_else(tmp_path):

@@ -78,9 +78,10 @@ class Patience:
 class Database:
     """One database.
 
-    :param url: from :func:`~asm.adapters.sql.urls.parse_url`. A SQLite file and its directories are made if they are missing.
+    :param url: from :func:`~asm.adapters.sql.urls.parse_url`.
     :param patience: seconds to wait for a lock that another process holds.
     :param readers: how many connections those who read keep; with PostgreSQL, the most that they use.
+    :param create: whether a SQLite file and its directories are made if they are missing.
     :param prepared: whether statements are prepared under names on a PostgreSQL server.
     :param listen_url: where a PostgreSQL server is listened to, if that is another way than ``url``.
     :raises Error: ``storage_connection_failed``, or another storage error that tells why it cannot be used; with ``away`` in
@@ -88,7 +89,14 @@ class Database:
     """
 
     def __init__(
-        self, url: URL, patience: float, readers: int = 5, *, prepared: bool = False, listen_url: URL | None = None
+        self,
+        url: URL,
+        patience: float,
+        readers: int = 5,
+        *,
+        create: bool = True,
+        prepared: bool = False,
+        listen_url: URL | None = None,
     ) -> None:
         self.backend = url.get_backend_name()
         self.patience = patience
@@ -103,7 +111,7 @@ class Database:
         """Counts how often connections turned out to be of no use, upon which none that is older is used again."""
         self._files: Files | None = None
         if self.backend == "sqlite":
-            make_file(Path(str(url.database)))
+            make_file(Path(str(url.database)), create=create)
             self._files = Files(str(url.database))
         self._writer = self._engine(url, writing=True, readers=readers, prepared=prepared)
         self._readers = self._engine(url, writing=False, readers=readers, prepared=prepared)

@@ -31,16 +31,21 @@ COUNTER: Final = slice(24, 28)
 """Where the header of a database counts its changes. See https://sqlite.org/fileformat.html."""
 
 
-def make_file(path: Path) -> None:
+def make_file(path: Path, *, create: bool) -> None:
     """Make an empty database file and the missing directories above it, readable by their owner only, if there is none.
 
+    :param create: without, none is made, and that there is none is an error with ``away`` in its details.
     :raises Error: ``storage_connection_failed``; ``storage_error`` when the file is gone and its log is not.
     """
     left = path.with_name(f"{path.name}-wal")
     try:
-        make_directories(path.parent)
         if path.exists():
             return
+        if not create:
+            message = f"the database file {path} is not there, and none is made in its place: mount or restore it"
+            details = {"reason": "database_missing", "path": str(path), "away": True}
+            raise Error("storage_connection_failed", message, details=details)
+        make_directories(path.parent)
         if left.exists() and left.stat().st_size:
             message = f"the database file {path} is gone, and {left} is still there; restore it, or remove that to begin anew"
             raise Error("storage_error", message, details={"reason": "database_missing", "path": str(path)})

@@ -50,6 +50,7 @@ class SqlSessionStore(Adapter):
     :param migrate: whether a PostgreSQL database whose tables are missing or old is migrated (``"auto"``) or refused
         (``"check"``). A SQLite file always is.
     :param pool_size: how many connections to a PostgreSQL database those who read may use. One more writes, one listens.
+    :param create: whether a SQLite file is made where there is none. Without, that is waited for.
     :param prepared_statements: whether a PostgreSQL server keeps statements prepared, which saves it some work. Not for a
         connection that leads through a pooler in transaction mode (PgBouncer, …), as any may: it would mix them up.
     :param listen_url: where to listen for the appends of others, when ``url`` leads through such a pooler: a URL that leads to
@@ -65,6 +66,7 @@ class SqlSessionStore(Adapter):
         busy_timeout: float = 4.0,
         migrate: Migrate = "check",
         pool_size: int = 8,
+        create: bool = True,
         prepared_statements: bool = False,
         listen_url: str | None = None,
     ) -> None:
@@ -74,12 +76,15 @@ class SqlSessionStore(Adapter):
             busy_timeout=busy_timeout,
             migrate=migrate,
             pool_size=pool_size,
+            create=create,
             prepared_statements=prepared_statements,
             listen_url=listen_url,
         )
         self.appends = Appends()
         listening = None if listen_url is None else parse_url(listen_url, "listen_url")
-        self._database = Database(parse_url(url), busy_timeout, pool_size, prepared=prepared_statements, listen_url=listening)
+        self._database = Database(
+            parse_url(url), busy_timeout, pool_size, create=create, prepared=prepared_statements, listen_url=listening
+        )
         try:
             require(self._database, migrate)
         except BaseException:
@@ -119,8 +124,9 @@ class SqlSessionStore(Adapter):
             listening = parse_url(options["listen_url"], "listen_url")
             if {parsed.get_backend_name(), listening.get_backend_name()} != {"postgresql"}:
                 checks.refuse("listen_url", "is for PostgreSQL: leave it out, or give both URLs as postgresql://…")
-        if not isinstance(options.get("prepared_statements", False), bool):
-            checks.refuse("prepared_statements", f"must be true or false, not {checks.shown(options['prepared_statements'])}")
+        for name in ("create", "prepared_statements"):
+            if not isinstance(options.get(name, False), bool):
+                checks.refuse(name, f"must be true or false, not {checks.shown(options[name])}")
         if checks.amount(options.get("busy_timeout", 0.0), "busy_timeout") < 0:
             checks.refuse("busy_timeout", f"must be a number of seconds, 0 or greater, not {options['busy_timeout']}")
         if options.get("migrate", "check") not in get_args(Migrate):

@@ -62,7 +62,7 @@ def beat(lifeline, beats=None):
     while not lifeline.wait(lifeline.heartbeat):
         if beats is None or number < beats:
             number += 1
-            lifeline.beat({"number": number, "restarts": lifeline.restarts})
+            lifeline.beat({"number": number, "restarts": lifeline.restarts, "recovers": lifeline.recovers})
 
 
 def say_as_told(lifeline, first=("ready",)):
