@@ -2,35 +2,38 @@
 
 All of them are immutable. They change by methods that return a new value. ``to_map`` and ``from_map`` convert to and from plain
 JSON maps and round-trip exactly.
-
-Writing is strict, and reading is tolerant. Whoever makes a value, or gives one as a map, has all of it checked. What is stored
-may be older or newer than the code that reads it, and one value that could not be read would hide those beside it: so
-:meth:`Value.read` takes it as it is. Between the two stands :meth:`Value.receive`, for a process that stores what others made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final, NamedTuple, ParamSpec, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Self
 
 from asm.core import checks
-from asm.core.errors import Error
+from asm.core.fields import (
+    Count,
+    Id,
+    Map,
+    OptionalMap,
+    OptionalName,
+    OptionalTime,
+    Time,
+    Value,
+    fields_of,
+    keywords,
+    optional,
+    put,
+)
 from asm.core.frozen import FrozenList, FrozenMap
 
 __all__ = ["ArtifactInfo", "Event", "EventType", "Run", "RunStatus", "Session", "SessionStatus", "Value"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-V = TypeVar("V", bound="Value")
 
 
 class SessionStatus(StrEnum):
@@ -93,21 +96,6 @@ class EventType(StrEnum):
     TOOL_APPROVAL_DENIED = "tool_approval_denied"
 
 
-def _optional(check: checks.Check, *tolerant: checks.Check) -> tuple[checks.Check, ...]:
-    return tuple(map(checks.optional, (check, *tolerant)))
-
-
-# Behind the type of a field stands what checks it when it is made, then what checks it when it is received, if that is another
-# check, and then what takes it when it is read, if that is another one.
-Id = Annotated[str, checks.identifier, checks.held_text]
-OptionalName = Annotated[str | None, *_optional(checks.name, checks.held_text)]
-Time = Annotated[datetime, checks.utc_time]
-OptionalTime = Annotated[datetime | None, *_optional(checks.utc_time)]
-Map = Annotated[Mapping[str, Any], checks.json_map_or_empty, checks.held_map_or_empty]
-OptionalMap = Annotated[Mapping[str, Any] | None, *_optional(checks.json_map, checks.held_map)]
-Count = Annotated[int, checks.count, checks.held_int]
-
-
 def _statuses(kinds: type[StrEnum]) -> tuple[checks.Check, ...]:
     return checks.member(kinds, "invalid_status"), checks.named(kinds, "invalid_status"), checks.held_kind(kinds)
 
@@ -119,181 +107,7 @@ _types: Final = (
 )
 
 
-def _keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn a missing or unknown keyword into a ``validation_error``, at no cost to the calls that are right."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except TypeError as error:
-            try:
-                signature.bind(*args, **kwargs)
-            except TypeError as misuse:
-                name = getattr(args[0], "__name__", function.__qualname__) if args else function.__qualname__
-                raise Error("validation_error", f"{name}: {misuse}") from error
-            raise
-
-    return checked
-
-
-class _Field(NamedTuple):
-    """How a field of a value is made."""
-
-    name: str
-    where: str
-    """What messages call it."""
-    check: checks.Check
-    required: bool
-    default: Any
-    """What it holds when it is not given, in its normal form …"""
-    factory: Callable[[], Any] | None
-    """… or what makes that."""
-
-
-_set: Final = object.__setattr__
-
-
-class Value:
-    """What the values share: checks at construction, and the way to and from maps."""
-
-    __slots__ = ()
-
-    _fields: ClassVar[tuple[_Field, ...]]
-    """How they are made from what a caller gives …"""
-    _received: ClassVar[tuple[_Field, ...]]
-    """… from what another process wants stored …"""
-    _held: ClassVar[tuple[_Field, ...]]
-    """… and from what is stored."""
-    _names: ClassVar[tuple[str, ...]]
-    """The names of the fields."""
-    _get: ClassVar[Any]
-    """Returns what they hold."""
-    _times: ClassVar[frozenset[str]]
-    """The names of those that hold a time."""
-
-    def __post_init__(self) -> None:
-        """Check every field and put it into its normal form.
-
-        :raises Error: ``validation_error``, ``invalid_status`` or ``invalid_event_type``, naming the field.
-        """
-        for name, where, check, *_default in self._fields:
-            _set(self, name, check(getattr(self, name), where))
-
-    def to_map(self) -> dict[str, Any]:
-        """Return a plain map of JSON values; times are ISO 8601 in UTC with microseconds."""
-        return {name: _plain(value) for name, value in self.to_fields().items()}
-
-    @classmethod
-    def from_map(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild a value from :meth:`to_map`.
-
-        :raises Error: ``validation_error`` for a field that is missing, unknown or malformed, and as the constructor.
-        """
-        _must_be_map(cls, data)
-        fields = {str(name): _time(data[name], f"{cls.__name__}.{name}") if name in cls._times else data[name] for name in data}
-        return cls.from_fields(fields)
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Build a value from a map of its fields with times as ``datetime``.
-
-        :raises Error: as :meth:`from_map`.
-        """
-        return cls._build(fields, cls._fields, strict=True)
-
-    @classmethod
-    def receive(cls, fields: Mapping[str, Any]) -> Self:
-        """Build a value that another process wants stored, and has checked, unless it is none of ours.
-
-        It may be a later version: a field that is unknown is passed over, and a type or status that is unknown stays a string.
-
-        :raises Error: as :meth:`from_map`, for the rest.
-        """
-        return cls._build(fields, cls._received)
-
-    @classmethod
-    def read(cls, fields: Mapping[str, Any]) -> Self:
-        """Build a value from its fields as a store holds them or has sent them, times as ``datetime``.
-
-        A field that is unknown is passed over, and a type or status that is unknown is a string. Limits are those of whoever
-        wrote it.
-
-        :raises Error: ``validation_error`` when it is no such value at all: a field is missing, or holds what it never can.
-        """
-        return cls._build(fields, cls._held)
-
-    @classmethod
-    def _build(cls, fields: Mapping[str, Any], made: tuple[_Field, ...], *, strict: bool = False) -> Self:
-        """Build a value whose fields are made so. A strict one has no others."""
-        _must_be_map(cls, fields)
-        # Not by the constructor: every event that travels is built here, and this takes half the time.
-        value = object.__new__(cls)
-        known = 0
-        for name, where, check, required, default, factory in made:
-            if name in fields:
-                known += 1
-                _set(value, name, check(fields[name], where))
-            elif not required:
-                _set(value, name, default if factory is None else factory())
-            else:
-                missing = [field.name for field in made if field.required and field.name not in fields]
-                raise Error("validation_error", f"{cls.__name__} lacks {', '.join(missing)}", details={"missing": missing})
-        if strict and known < len(fields):
-            cls._refuse_unknown(fields)
-        return value
-
-    @classmethod
-    def _refuse_unknown(cls, names: Iterable[Any]) -> None:
-        if unknown := sorted(repr(name) for name in names if name not in cls._names):
-            checks.refuse(cls.__name__, f"has no field {', '.join(unknown)}")
-
-    def _changed(self, **changes: Any) -> Self:
-        """Return the value with these fields, checked. The others stay as they are: they were checked, or came from a store."""
-        self._refuse_unknown(changes)
-        value = object.__new__(type(self))
-        for name, where, check, *_default in self._fields:
-            _set(value, name, check(changes[name], where) if name in changes else getattr(self, name))
-        return value
-
-    def to_fields(self) -> dict[str, Any]:
-        """Return the fields by name, as they are. The opposite of :meth:`from_fields`."""
-        return dict(zip(self._names, self._get(self), strict=True))
-
-    def held_fields(self) -> dict[str, Any]:
-        """Return the fields that are not ``None``, which is what :meth:`from_fields` makes of those that are missing."""
-        return {name: value for name, value in zip(self._names, self._get(self), strict=True) if value is not None}
-
-
-def _value(cls: type[V]) -> type[V]:
-    """Read how the fields of a value are made from its annotations."""
-    hints = get_type_hints(cls, include_extras=True)
-    fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]  # every caller is a dataclass
-
-    def made(chosen: Callable[[tuple[checks.Check, ...]], checks.Check]) -> tuple[_Field, ...]:
-        return tuple(
-            _Field(item.name, f"{cls.__name__}.{item.name}", chosen(hints[item.name].__metadata__), *_default(item))
-            for item in fields
-        )
-
-    cls._fields = made(operator.itemgetter(0))
-    cls._received = made(lambda found: found[1] if len(found) > 2 else found[0])
-    cls._held = made(operator.itemgetter(-1))
-    cls._names = tuple(item.name for item in fields)
-    cls._get = staticmethod(operator.attrgetter(*cls._names))
-    cls._times = frozenset(name for name in hints if hints[name] in (Time, OptionalTime))
-    return cls
-
-
-def _default(item: dataclasses.Field[Any]) -> tuple[bool, Any, Callable[[], Any] | None]:
-    """Return whether a field is required, its default, and what makes that."""
-    if item.default_factory is not dataclasses.MISSING:
-        return False, None, item.default_factory
-    return item.default is dataclasses.MISSING, item.default, None
-
-
-@_value
+@fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session(Value):
     """One conversation of an agent: what runs and events belong to."""
@@ -310,7 +124,7 @@ class Session(Value):
     deleted_at: OptionalTime = None
 
     @classmethod
-    @_keywords
+    @keywords
     def new(
         cls,
         *,
@@ -363,7 +177,7 @@ class Session(Value):
         return hash(self.id)
 
 
-@_value
+@fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Value):
     """One execution within a session: from an input to an output or an error."""
@@ -377,14 +191,14 @@ class Run(Value):
     metadata: Map = field(default_factory=FrozenMap)
     turn_count: Count = 0
     token_usage: Map = field(default_factory=FrozenMap)
-    cost_usd: Annotated[float | None, *_optional(checks.amount, checks.held_amount)] = None
+    cost_usd: Annotated[float | None, *optional(checks.amount, checks.held_amount)] = None
     started_at: Time
     ended_at: OptionalTime = None
     provider: OptionalName = None
     provider_metadata: Map = field(default_factory=FrozenMap)
 
     @classmethod
-    @_keywords
+    @keywords
     def new(
         cls,
         *,
@@ -477,7 +291,7 @@ class Run(Value):
         return hash(self.id)
 
 
-@_value
+@fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Value):
     """Something that happened in a session. Once stored it never changes; its ``sequence_number`` orders it."""
@@ -489,13 +303,13 @@ class Event(Value):
     run_id: OptionalName = None
     data: Map = field(default_factory=FrozenMap)
     metadata: Map = field(default_factory=FrozenMap)
-    sequence_number: Annotated[int | None, *_optional(checks.limit, checks.held_int)] = None
+    sequence_number: Annotated[int | None, *optional(checks.limit, checks.held_int)] = None
     schema_version: Annotated[int, checks.limit, checks.held_int] = 1
     provider: OptionalName = None
     correlation_id: OptionalName = None
 
     @classmethod
-    @_keywords
+    @keywords
     def new(
         cls,
         *,
@@ -537,8 +351,8 @@ class Event(Value):
         # Everything else was checked when this event was made; checking it again would be a large part of an append.
         numbered = object.__new__(Event)
         for name, value in zip(self._names, self._get(self), strict=True):
-            _set(numbered, name, value)
-        _set(numbered, "sequence_number", checks.limit(number, "Event.sequence_number"))
+            put(numbered, name, value)
+        put(numbered, "sequence_number", checks.limit(number, "Event.sequence_number"))
         return numbered
 
     def is_sequenced_from(self, other: Event) -> bool:
@@ -551,7 +365,7 @@ class Event(Value):
         return hash(self.id)
 
 
-@_value
+@fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactInfo(Value):
     """What a store knows of an artifact without reading it."""
@@ -584,29 +398,3 @@ _VERSION_7: Final = 7 << 76 | 0b10 << 62
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _plain(value: Any) -> Any:
-    """Turn a field into JSON values that its owner may change."""
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="microseconds")
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, StrEnum) else value
-
-
-def _time(value: Any, where: str) -> Any:
-    """Read a time from ISO 8601; what is no text is left to the check."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        checks.refuse(where, f"must be a time in ISO 8601, not {checks.shown(value)}")
-
-
-def _must_be_map(cls: type[Value], value: Any) -> None:
-    if not checks.is_map(value):
-        checks.refuse(cls.__name__, f"must be a map, not {checks.kind(value)}")
