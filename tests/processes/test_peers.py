@@ -97,7 +97,7 @@ REFUSED = {
     "a missing argument": (request(arguments={}), "validation_error"),
     "an unknown argument": (request(arguments={"session_id": "s", "x": 1}), "validation_error"),
     "an argument of the wrong type": (request(arguments={"session_id": 5}), "validation_error"),
-    "an unknown status": (request(method="list_sessions", arguments={"status": "asleep"}), "invalid_status"),
+    "what is no status": (request(method="list_sessions", arguments={"status": "Asleep!"}), "invalid_status"),
     "a status that is a map": (request(method="list_sessions", arguments={"status": [{}]}), "invalid_status"),
     "a value that is no map": (request(method="save_session", arguments={"session": 1}), "validation_error"),
     "a value that lacks fields": (request(method="save_session", arguments={"session": {}}), "validation_error"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Engine, Pool, event
 
 from asm.adapters import FileArtifactStore, S3ArtifactStore, SqlSessionStore
+from asm.adapters.sql import upkeep, writer
 
 
 class Steps:
@@ -27,6 +28,14 @@ class Steps:
         self._fuse = fuse
         self._lock = threading.Lock()
         self._left = 0
+        self._uncounted = None
+
+    @contextmanager
+    def uncounted(self):
+        """Have nothing that this thread does be a step."""
+        self._uncounted = threading.get_ident()
+        yield
+        self._uncounted = None
 
     def light(self):
         """Count from now on, if there is a fuse."""
@@ -36,6 +45,8 @@ class Steps:
 
     def take(self, last_act=None):
         """Take a step, or do the last act and die."""
+        if self._uncounted == threading.get_ident():
+            return
         with self._lock:
             if self._left == 1:
                 if last_act is not None:
@@ -110,31 +121,44 @@ class Files(FileArtifactStore):
 
 
 def statements(steps):
-    """Have all statements of this process be steps, and each of both ends of a commit."""
+    """Have all statements of the thread that writes be steps, and each of both ends of a commit."""
+
+    def take(last_act=None):
+        if threading.current_thread().name == "asm-sql-writer":
+            steps.take(last_act)
 
     @event.listens_for(Engine, "before_cursor_execute")
     def executing(*_):
-        steps.take()
+        take()
 
     @event.listens_for(Engine, "commit")
     def committing(connection):
-        steps.take()
+        take()
         if connection.dialect.name == "postgresql":
             server = connection.connection.dbapi_connection.pgconn
-            steps.take(lambda: server.send_query(b"COMMIT"))  # nobody is there any more to be told the outcome
+            take(lambda: server.send_query(b"COMMIT"))  # nobody is there any more to be told the outcome
 
     @event.listens_for(Pool, "checkin")
     def committed(*_):
-        steps.take()
+        take()
 
 
 class Sql(SqlSessionStore):
     """Dies in whatever it writes."""
 
     def __init__(self, *, url: str, fuse: str | None = None):
+        self._steps = steps = Steps(fuse)
+
+        class Uncounted(upkeep.Upkeep):
+            """Has its turn when nobody writes, and in it nobody dies: it is no part of a write."""
+
+            def step(self, *, idle):
+                with steps.uncounted():
+                    super().step(idle=idle)
+
+        writer.Upkeep = Uncounted
         super().__init__(url=url)
-        self._steps = Steps(fuse)
-        statements(self._steps)
+        statements(steps)
 
     def submit(self, operation, arguments, done):
         def answer(*outcome):
