@@ -28,6 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from asm.adapters.sql import postgres, sqlite, urls
+from asm.adapters.sql.encoding import dumps
 from asm.adapters.sql.failures import Failure, Trouble
 from asm.adapters.sql.files import Files, make_file
 from asm.core.errors import Error
@@ -46,8 +47,6 @@ ATTEMPTS: Final = 3
 
 CONNECTING: Final = 1.0
 """Seconds after which nobody tries to connect again. One attempt at a server that does not answer takes longer."""
-
-ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 HIDDEN: Final = "***"
 
@@ -239,7 +238,7 @@ class Database:
         engine = create_engine(
             url,
             poolclass=QueuePool,
-            json_serializer=ENCODER.encode,
+            json_serializer=dumps,
             json_deserializer=_decoded,
             hide_parameters=True,  # what users store does not belong into tracebacks
             execution_options={"sender": self.sender},
