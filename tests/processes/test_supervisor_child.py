@@ -185,7 +185,7 @@ def test_an_interrupted_wait_leaves_nothing(tmp_path, forkserver):
 
 
 def test_a_system_without_resources(monkeypatch, forkserver):
-    def refuse(*_):
+    def refuse(*_args, **_options):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr("asm_supervisor.child.Link", refuse)

@@ -115,7 +115,7 @@ def migrate(url, migrations, versions, fuse):
     import killing  # noqa: PLC0415  # as above
 
     steps = killing.Steps(fuse)
-    killing.statements(steps)
+    killing.statements(steps, "MainThread")
     use(migrations, versions)
     steps.light()
     schema.migrate(url)

@@ -120,11 +120,11 @@ class Files(FileArtifactStore):
 # -- SQL ------------------------------------------------------------------------------------------------------------------
 
 
-def statements(steps):
-    """Have all statements of the thread that writes be steps, and each of both ends of a commit."""
+def statements(steps, thread):
+    """Have all statements of the thread that writes, the one of that name, be steps, and each of both ends of a commit."""
 
     def take(last_act=None):
-        if threading.current_thread().name == "asm-sql-writer":
+        if threading.current_thread().name == thread:
             steps.take(last_act)
 
     @event.listens_for(Engine, "before_cursor_execute")
@@ -158,7 +158,7 @@ class Sql(SqlSessionStore):
 
         writer.Upkeep = Uncounted
         super().__init__(url=url)
-        statements(steps)
+        statements(steps, "asm-sql-writer")
 
     def submit(self, operation, arguments, done):
         def answer(*outcome):
