@@ -281,6 +281,7 @@ class Monkey:
             for socket in self._chance.sample(sockets, self._chance.randint(0, len(sockets))):
                 socket.unlink(missing_ok=True)
         elif kind == HANG_UP:
+            self._may_end |= not self._has_come_up()  # before its first line, a program ends as any other does
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.tree.process.pid, signal.SIGHUP)
         else:
@@ -303,12 +304,15 @@ class Monkey:
                 time.sleep(self._chance.uniform(*STOPPED))
                 self._send(victim, signal.SIGCONT if way == STOP_CONTINUE else signal.SIGKILL)
 
+    def _has_come_up(self):
+        return any(line.startswith("ready: ") for line in self.tree.stdout)
+
     def _note(self, what):
         self.log.append(f"{datetime.now(UTC).isoformat()} ({time.monotonic():.3f}) {what}")
 
     def _send(self, victim, number):
         is_supervisor = victim.pid == self.tree.process.pid
-        self._may_end |= not any(line.startswith("ready: ") for line in self.tree.stdout)
+        self._may_end |= not self._has_come_up()
         if number == signal.SIGKILL:
             self._struck.add(victim.pid)
             self._may_end |= is_supervisor
