@@ -70,7 +70,8 @@ class Upkeep:
                     remove_some(connection, most=self._most)
             self._pause, self._most = 0.0, STEP
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must go on writing
-            _log.debug("deleted events are removed later: %s", self._database.error(error, writing=True))
+            log = _log.debug if self._pause else _log.warning  # once, as long as it does not go well in between
+            log("deleted events are removed later: %s", self._database.error(error, writing=True))
             self._database.make_room()
             self._most = max(1, self._most // 4)  # fewer need less room
             self._wait_longer()
