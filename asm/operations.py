@@ -1,8 +1,8 @@
 """The operations of the contracts as data, derived from the signatures in :mod:`asm.ports`.
 
 ``OPERATIONS`` is what everything generic is made from: the clients make a proxy method of each operation, the
-composite routes by :attr:`Operation.contract`, a worker dispatches by :attr:`Operation.name`, and all of them
-check arguments with :meth:`Operation.bind`. A new operation is written in ``ports.py`` and in each adapter, and nowhere else.
+composite routes by the contract in :attr:`Operation.method`, a worker dispatches by it, and all of them check arguments with
+:meth:`Operation.bind`. A new operation is written in :mod:`asm.ports` and in each adapter, and nowhere else.
 """
 
 from __future__ import annotations
@@ -17,13 +17,25 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeVar
 
 from asm.core import checks
+from asm.core.policies import RetentionPolicy
 from asm.core.values import Event, Run, Session
-from asm.ports import ArtifactStore, Data, ExecutionResult, SessionStore
+from asm.ports import ArtifactStore, Data, ExecutionResult, Maintenance, SessionQueries, SessionStore
 
-__all__ = ["CONTRACTS", "OPERATIONS", "Operation", "Parameter", "implements", "unchecked"]
+__all__ = ["CONTRACTS", "METHODS", "OPERATIONS", "OPTIONAL", "Operation", "Parameter", "implements", "unchecked"]
 
-CONTRACTS: Final[dict[str, type]] = {"session": SessionStore, "artifact": ArtifactStore}
-"""The two contracts, by the names that messages and messages of error use for them."""
+CONTRACTS: Final[dict[str, type]] = {
+    "session": SessionStore,
+    "artifact": ArtifactStore,
+    "query": SessionQueries,
+    "maintenance": Maintenance,
+}
+"""The contracts, by the names that messages and messages of error use for them."""
+
+OPTIONAL: Final[dict[str, str]] = {"query": "session", "maintenance": "session"}
+"""Those that a store may keep beside another, all of it or some operations, and which other that is."""
+
+UNREPEATABLE: Final = frozenset({"save_session", "save_run", "flush", "import_session"})
+"""What may not be done twice without a look in between: it could undo what somebody else did, or be refused."""
 
 C = TypeVar("C", bound=type)
 
@@ -47,7 +59,7 @@ class Operation:
 
     name: str
     contract: str
-    """``session`` or ``artifact``."""
+    """One of :data:`CONTRACTS`."""
     parameters: dict[str, Parameter]
     positional: tuple[str, ...]
     """The names of those that may be given by position."""
@@ -56,15 +68,22 @@ class Operation:
     result: Any
     """The annotation of what it returns."""
     signature: inspect.Signature
+    method: str
+    """Its name in a message: ``session.get_events``."""
     data_parameter: str | None
-    """The parameter that is the bytes of an artifact, which may be more than fit into a message."""
-    events_parameter: str | None
-    """The parameter with the events that it stores and gives back."""
-
-    @property
-    def returns_data(self) -> bool:
-        """Whether it returns the bytes of an artifact."""
-        return self.result is bytes or self.result is BinaryIO
+    """The parameter that is bytes, which may be more than fit into a message."""
+    returns_data: bool
+    """Whether it returns bytes, which may be more than fit into a message."""
+    returns_rows: bool
+    """Whether it returns a list, which may be longer than fits into a message."""
+    may_wait: bool
+    """Whether it can be told to wait for what may not happen for long."""
+    repeatable: bool
+    """Whether doing it twice is the same as doing it once, whatever others did in between."""
+    rule: Rule | None
+    """Checks what arguments mean together."""
+    sent_events: Callable[[Mapping[str, Any]], Any] | None
+    """Returns the event or events among its arguments that come back as they are stored, where any do."""
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Check the arguments of a call; return those that were given, by name, each in its normal form.
@@ -97,20 +116,25 @@ class Operation:
         for name in self.required:
             if name not in given:
                 checks.refuse(self.name, f"needs {name}", parameter=name)
+        if self.rule is not None:
+            self.rule(given)
         return given
 
+
+Rule = Callable[[Mapping[str, Any]], None]
 
 GIVEN: Final = operator.attrgetter("check")
 RECEIVED: Final = operator.attrgetter("receive")
 
 
 def implements(*contracts: type) -> Callable[[C], C]:
-    """Return a class decorator for a store: each operation is there, and checks its arguments first.
+    """Return a class decorator for a store: each operation of some contracts is there, and checks its arguments first.
 
     What the class inherits counts. A subclass that overrides operations of one of our stores is decorated again, if these are
     to check their arguments as well.
 
-    :param contracts: :class:`~asm.ports.SessionStore`, :class:`~asm.ports.ArtifactStore`, or both.
+    :param contracts: :class:`~asm.ports.SessionStore` or :class:`~asm.ports.ArtifactStore`, and for a session store
+        :class:`~asm.ports.SessionQueries` and :class:`~asm.ports.Maintenance`, if it keeps them.
     :raises TypeError: when the class lacks an operation or names its parameters differently.
     """
 
@@ -175,14 +199,21 @@ def _execution_result(value: Any, where: str) -> dict[str, Any]:
         checks.refuse(where, f"must be a map, not {checks.kind(value)}")
     if unknown := [str(name) for name in value if name not in ExecutionResult.__annotations__]:
         checks.refuse(where, f"has no key {', '.join(unknown)}; it takes: {', '.join(ExecutionResult.__annotations__)}")
-    if missing := [name for name in ("session", "run", "events") if name not in value]:
-        checks.refuse(where, f"needs {', '.join(missing)}")
-    return {
-        "session": _instance(Session)(value["session"], f"{where}.session"),
-        "run": _instance(Run)(value["run"], f"{where}.run"),
-        "events": _events(value["events"], f"{where}.events"),
-        "provider_metadata": checks.json_map_or_empty(value.get("provider_metadata"), f"{where}.provider_metadata"),
-    }
+    given = {name: _PARTS[name](part, f"{where}.{name}") for name, part in value.items() if part is not None}
+    if not given:
+        checks.refuse(where, f"needs at least one of: {', '.join(_PARTS)}")
+    if "provider_metadata" in given and "run" not in given:
+        checks.refuse(where, "has provider_metadata, which is merged into that of a run, and no run")
+    return given
+
+
+_PARTS: Final[dict[str, checks.Check]] = {
+    "session": _instance(Session),
+    "run": _instance(Run),
+    "events": _events,
+    "provider_metadata": checks.json_map,
+}
+"""The checks of what ``flush`` takes."""
 
 
 def _data(value: Any, where: str) -> Any:
@@ -196,7 +227,10 @@ def _data(value: Any, where: str) -> Any:
 
 _CHECKS: Final[list[tuple[Any, checks.Check]]] = [
     (Session, _instance(Session)),
+    (Session | None, checks.optional(_instance(Session))),
     (Run, _instance(Run)),
+    (Run | None, checks.optional(_instance(Run))),
+    (RetentionPolicy, _instance(RetentionPolicy)),
     (Event, _instance(Event)),
     (list[Event], _events),
     (ExecutionResult, _execution_result),
@@ -205,8 +239,47 @@ _CHECKS: Final[list[tuple[Any, checks.Check]]] = [
 """The checks of the types that carry none in their annotation."""
 
 
+def _same_id(name: str) -> Rule:
+    """Return the rule that what is replaced has the id of what replaces it."""
+
+    def rule(given: Mapping[str, Any]) -> None:
+        value, replaced = given[name], given.get("replacing")
+        if replaced is not None and replaced.id != value.id:
+            checks.refuse("replacing", f"is the {name} {replaced.id!r}, and not {value.id!r}, which is to replace it")
+
+    return rule
+
+
+def _last_stands_alone(given: Mapping[str, Any]) -> None:
+    for other in ("limit", "wait_timeout_ms"):
+        if given.get("last") is not None and given.get(other) is not None:
+            checks.refuse("last", f"counts from the end, and cannot be given together with {other}")
+
+
+def _some_condition(given: Mapping[str, Any]) -> None:
+    names = ("through", "run_id", "type")
+    if all(given.get(name) is None for name in names):
+        checks.refuse("delete_events", f"needs a condition: {', '.join(names)}; delete_session deletes all of a session")
+
+
+RULES: Final[dict[str, Rule]] = {
+    "save_session": _same_id("session"),
+    "save_run": _same_id("run"),
+    "get_events": _last_stands_alone,
+    "delete_events": _some_condition,
+}
+"""What the arguments of an operation mean together, where that can be wrong."""
+
+SENT_EVENTS: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
+    "append_event_with_sequence": operator.itemgetter("event"),
+    "append_events": operator.itemgetter("events"),
+    "flush": lambda given: given["result"].get("events", []),
+}
+"""Where the events are among the arguments of the operations that return them."""
+
+
 def _operations() -> dict[str, Operation]:
-    """Read both contracts."""
+    """Read the contracts."""
     found = {}
     for contract, port in CONTRACTS.items():
         for name, function in vars(port).items():
@@ -224,8 +297,14 @@ def _operations() -> dict[str, Operation]:
                 tuple(item.name for item in items if item.default is item.empty),
                 result,
                 signature,
-                next((item.name for item in parameters.values() if item.annotation == Data), None),
-                next((item.name for item in parameters.values() if item.annotation == result in (Event, list[Event])), None),
+                method=f"{contract}.{name}",
+                data_parameter=next((item.name for item in parameters.values() if item.annotation == Data), None),
+                returns_data=result is bytes or result is BinaryIO,
+                returns_rows=typing.get_origin(result) is list,
+                may_wait="wait_timeout_ms" in parameters,
+                repeatable=name not in UNREPEATABLE,
+                rule=RULES.get(name),
+                sent_events=SENT_EVENTS.get(name),
             )
     return found
 
@@ -238,4 +317,7 @@ def _parameter(name: str, hint: Any) -> Parameter:
 
 
 OPERATIONS: Final[dict[str, Operation]] = _operations()
-"""Every operation of both contracts, by name."""
+"""Every operation of the contracts, by name. No two contracts have one of the same name."""
+
+METHODS: Final[dict[bytes, Operation]] = {operation.method.encode(): operation for operation in OPERATIONS.values()}
+"""The same, by the name that each has in a message."""

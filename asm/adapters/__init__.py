@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from asm.core.errors import Error
-from asm.operations import CONTRACTS, OPERATIONS
+from asm.operations import CONTRACTS, METHODS, OPERATIONS, OPTIONAL, Operation
 
 if TYPE_CHECKING:
     from asm.adapters.files import FileArtifactStore
@@ -26,8 +26,10 @@ __all__ = [
     "S3ArtifactStore",
     "SqlSessionStore",
     "contract_of",
+    "contracts_of",
     "load",
     "missing",
+    "operations_of",
     "resolve",
 ]
 
@@ -103,9 +105,9 @@ def contract_of(cls: type) -> str:
 
     :raises Error: ``validation_error`` when it has the operations of neither, or of both.
     """
-    lacks: dict[str, list[str]] = {contract: [] for contract in CONTRACTS}
+    lacks: dict[str, list[str]] = {contract: [] for contract in CONTRACTS if contract not in OPTIONAL}
     for operation in OPERATIONS.values():
-        if not callable(getattr(cls, operation.name, None)):
+        if operation.contract in lacks and not callable(getattr(cls, operation.name, None)):
             lacks[operation.contract].append(operation.name)
     kept = [contract for contract, names in lacks.items() if not names]
     if len(kept) == 1:
@@ -118,6 +120,29 @@ def contract_of(cls: type) -> str:
         )
     )
     raise Error("validation_error", f"{cls.__qualname__} is no store: {problem}", details={"field": "store", "lacks": lacks})
+
+
+def operations_of(cls: type) -> dict[bytes, Operation]:
+    """Return the operations that a class has, by the names that they have in messages.
+
+    :raises Error: as :func:`contract_of`.
+    """
+    contract = contract_of(cls)
+    return {
+        method: operation
+        for method, operation in METHODS.items()
+        if OPTIONAL.get(operation.contract, operation.contract) == contract and callable(getattr(cls, operation.name, None))
+    }
+
+
+def contracts_of(cls: type) -> tuple[str, ...]:
+    """Return the contracts of which a class has all operations.
+
+    :raises Error: as :func:`contract_of`.
+    """
+    has = {operation.name for operation in operations_of(cls).values()}
+    names = {contract: {item.name for item in OPERATIONS.values() if item.contract == contract} for contract in CONTRACTS}
+    return tuple(contract for contract, needed in names.items() if needed <= has)
 
 
 def resolve(reference: Any) -> Any:

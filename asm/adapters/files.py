@@ -39,10 +39,11 @@ from asm.adapters.directories import check_text, sync_directory
 from asm.adapters.roots import DIRECTORY, NAME, OBJECTS, TMP, Root, examine
 from asm.chunks import CHUNK, chunks
 from asm.core import checks
+from asm.core.arguments import ArtifactInfos
 from asm.core.errors import Error
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
-from asm.ports import ArtifactInfos, ArtifactStore, Data
+from asm.ports import ArtifactStore, Data
 
 __all__ = ["FileArtifactStore"]
 
@@ -139,6 +140,9 @@ class FileArtifactStore(Adapter):
     def stat(self, key: str) -> ArtifactInfo:
         with self._reader(key) as reader:
             return reader.info
+
+    def delete_prefix(self, prefix: str) -> int:
+        raise Error("capability_not_supported", "not yet")
 
     def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
         self.require_open()

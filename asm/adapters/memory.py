@@ -20,6 +20,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from asm.adapters.appends import Appends, flushed_run, numbered, require_same_session
 from asm.adapters.base import Adapter
+from asm.core.arguments import EventTypes, Expected
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus
@@ -65,7 +66,9 @@ class InMemorySessionStore(Adapter):
 
     # -- Sessions -------------------------------------------------------------------------------------------------
 
-    def save_session(self, session: Session) -> None:
+    def save_session(self, session: Session, *, replacing: Session | None = None) -> None:
+        if replacing is not None:
+            raise Error("capability_not_supported", "not yet")
         with self._lock:
             self.require_open()
             self._sessions.put(session)
@@ -106,7 +109,9 @@ class InMemorySessionStore(Adapter):
 
     # -- Runs -----------------------------------------------------------------------------------------------------
 
-    def save_run(self, run: Run) -> None:
+    def save_run(self, run: Run, *, replacing: Run | None = None) -> None:
+        if replacing is not None:
+            raise Error("capability_not_supported", "not yet")
         with self._lock:
             self.require_open()
             self._require_own(run)
@@ -140,7 +145,9 @@ class InMemorySessionStore(Adapter):
     def append_event_with_sequence(self, event: Event) -> Event:
         return self._append_one(event)
 
-    def append_events(self, events: list[Event]) -> list[Event]:
+    def append_events(self, events: list[Event], *, expect: Expected = None) -> list[Event]:
+        if expect is not None:
+            raise Error("capability_not_supported", "not yet")
         with self._lock:
             self.require_open()
             self._append(events)
@@ -148,7 +155,9 @@ class InMemorySessionStore(Adapter):
         self.appends.announce({event.session_id for event in events})
         return stored
 
-    def flush(self, result: ExecutionResult) -> None:
+    def flush(self, result: ExecutionResult, *, expect: Expected = None) -> list[Event]:
+        if expect is not None:
+            raise Error("capability_not_supported", "not yet")
         run = flushed_run(result)
         with self._lock:
             self.require_open()
@@ -157,6 +166,7 @@ class InMemorySessionStore(Adapter):
             self._sessions.put(result["session"])
             self._runs.put(run)
         self.appends.announce(event.session_id for event in result["events"])
+        return [self._events[event.id] for event in result["events"]]
 
     def get_events(
         self,
@@ -164,12 +174,18 @@ class InMemorySessionStore(Adapter):
         *,
         run_id: str | None = None,
         type: tuple[EventType | str, ...] | None = None,  # noqa: A002  # the field's own name
+        correlation_id: str | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         after: int | None = None,
         before: int | None = None,
         limit: int | None = None,
+        last: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
+        if correlation_id is not None or until is not None or last is not None:
+            raise Error("capability_not_supported", "not yet")
+
         def query() -> list[Event]:
             with self._lock:
                 self.require_open()
@@ -179,6 +195,16 @@ class InMemorySessionStore(Adapter):
                 return log.select(run_id=run_id, types=type, since=since, after=after, before=before, limit=limit)
 
         return self.appends.wait(session_id, query, wait_timeout_ms)
+
+    def delete_events(
+        self,
+        session_id: str,
+        *,
+        through: int | None = None,
+        run_id: str | None = None,
+        type: EventTypes = None,  # noqa: A002
+    ) -> int:
+        raise Error("capability_not_supported", "not yet")
 
     def get_latest_sequence(self, session_id: str) -> int:
         with self._lock:

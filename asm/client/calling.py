@@ -112,9 +112,10 @@ class Outgoing(NamedTuple):
         meta = _meta(
             math.ceil(self.seconds * 1000),
             stream=self.pieces is not None or operation.returns_data,
-            numbers=operation.events_parameter is not None,
+            numbers=operation.sent_events is not None,
+            waits=bool(self.arguments.get("wait_timeout_ms")),
         )
-        body = packer.call(msgid, operation.name, self.arguments, meta)
+        body = packer.call(msgid, operation.method, meta, self.arguments)
         if len(body) > MAX_FRAME:
             raise Error(
                 "validation_error",
@@ -132,9 +133,9 @@ class Outgoing(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _meta(timeout_ms: int, *, stream: bool, numbers: bool) -> bytes:
+def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool) -> bytes:
     """Return the meta of a request, encoded."""
-    wishes = {"stream": stream, "numbers": numbers}
+    wishes = {"stream": stream, "numbers": numbers, "waits": waits}
     packed: bytes = msgpack.packb({"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted})
     return packed
 

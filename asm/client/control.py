@@ -86,7 +86,7 @@ def trees(runtime_dir: str | os.PathLike[str] | None = None) -> list[str]:
         said = {name: _contracts(connection, deadline) for name, connection in asked.items()}
         found = {name for name, contracts in said.items() if contracts and CONTROL in contracts}
         # Who does not answer is a store that hangs, if it is the child of a tree. If not, it may be a tree that hangs.
-        children = {child["name"] for name in found for child in asked[name].call("status")["children"]}
+        children = {child["name"] for name in found for child in asked[name].call("control.status")["children"]}
     return [name for name, contracts in said.items() if name in found or (contracts is None and name not in children)]
 
 
@@ -112,14 +112,14 @@ class Controller:
 
         :raises Error: ``timeout`` when it does not answer, ``storage_connection_failed`` when it went away.
         """
-        return TreeStatus.from_map(self._connection.call("status"))
+        return TreeStatus.from_map(self._connection.call("control.status"))
 
     def restart(self, name: str) -> None:
         """Have a child stopped and started again; also one that failed. It is done when :meth:`status` says so.
 
         :raises Error: ``not_found`` when there is no such child; ``invalid_operation`` when the tree is stopping.
         """
-        self._connection.call("restart", {"name": name})
+        self._connection.call("control.restart", {"name": name})
 
     def reload(self) -> dict[str, list[str]]:
         """Have the configuration read again, and what changed restarted.
@@ -127,12 +127,12 @@ class Controller:
         :return: names of children, as ``added``, ``changed`` and ``removed``.
         :raises Error: ``validation_error`` with the reason ``configuration`` when it is refused; then nothing was changed.
         """
-        changes: dict[str, list[str]] = self._connection.call("reload")
+        changes: dict[str, list[str]] = self._connection.call("control.reload")
         return changes
 
     def stop(self) -> None:
         """Have the tree stopped, and wait until it is gone."""
-        self._connection.call("stop")
+        self._connection.call("control.stop")
         self._connection.wait_closed()
 
 
@@ -167,7 +167,7 @@ class _Connection:
 
     def send(self, method: str, arguments: dict[str, Any] | None = None) -> None:
         with self._translated():
-            self._socket.sendall(frame(self._packer.request(1, method, arguments or {}, {})))
+            self._socket.sendall(frame(self._packer.request(1, method, arguments or {})))
 
     def receive(self, deadline: float) -> Any:
         with self._translated():

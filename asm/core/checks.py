@@ -30,6 +30,8 @@ __all__ = [
     "a",
     "amount",
     "count",
+    "counts",
+    "flag",
     "held_amount",
     "held_int",
     "held_kind",
@@ -44,10 +46,12 @@ __all__ = [
     "json_map_or_empty",
     "kind",
     "limit",
+    "list_of",
     "member",
     "members",
     "name",
     "named",
+    "one_of",
     "optional",
     "refuse",
     "shown",
@@ -232,6 +236,42 @@ def json_map(value: Any, where: str) -> FrozenMap:
 def json_map_or_empty(value: Any, where: str) -> FrozenMap:
     """Accept a map as :func:`json_map` has it; ``None`` is an empty one."""
     return EMPTY if value is None else json_map(value, where)
+
+
+def flag(value: Any, where: str) -> bool:
+    """Accept ``True`` or ``False``."""
+    if not isinstance(value, bool):
+        refuse(where, f"must be True or False, not {shown(value)}")
+    return value
+
+
+def one_of(*choices: str) -> Check:
+    """Return a check for one of these texts."""
+
+    def check_choice(value: Any, where: str) -> str:
+        if not isinstance(value, str) or value not in choices:
+            refuse(where, f"is {shown(value)}; it must be one of: {', '.join(choices)}")
+        return str.__str__(value)
+
+    return check_choice
+
+
+def list_of(one: Check) -> Check:
+    """Return a check for a list or tuple of what ``one`` accepts. Returns a frozen copy."""
+
+    def check_list(value: Any, where: str) -> FrozenList:
+        if not isinstance(value, list | tuple):
+            refuse(where, f"must be a list, not {kind(value)}")
+        return FrozenList(one(item, f"{where}[{index}]") for index, item in enumerate(value))
+
+    return check_list
+
+
+def counts(value: Any, where: str) -> dict[str, int]:
+    """Accept a map of whole numbers that are not negative, by id."""
+    if not is_map(value):
+        refuse(where, f"must be a map of session ids and sequence numbers, not {kind(value)}")
+    return {identifier(key, f"a key of {where}"): count(number, f"{where}[{shown(key)}]") for key, number in value.items()}
 
 
 def tags(value: Any, where: str) -> FrozenList:

@@ -20,9 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
-from asm.adapters import contract_of
+from asm.adapters import operations_of
 from asm.core.errors import Error
-from asm.operations import OPERATIONS, Operation, unchecked
+from asm.operations import METHODS, Operation, unchecked
 from asm.processes.calls import Call
 from asm.processes.longpolls import LongPoll, LongPolls
 from asm.processes.loops import Loop
@@ -31,7 +31,7 @@ from asm.processes.streams import Download, Upload
 from asm.processes.turns import Waiting
 from asm.wire import streams
 from asm.wire.calls import decode_arguments, pack_result
-from asm.wire.messages import Head, MessageError, decode_params
+from asm.wire.messages import Head, MessageError, decode_params, operation_name
 
 __all__ = ["Backend", "perform", "unknown_operation"]
 
@@ -80,7 +80,7 @@ class _Request(NamedTuple):
 def _request(backend: Backend, head: Head, body: bytes) -> _Request | Exception:
     """Decode and check a request; return what it asks for, or why it cannot be done."""
     try:
-        arguments, meta = decode_params(body, head)
+        meta, arguments = decode_params(body, head)
         operation = backend.operations.get(head.method)
         if operation is None:
             return unknown_operation(backend.name, head.method, backend.operations)
@@ -140,9 +140,8 @@ def _nobody(_operation: str, _error: Error | None) -> None:
 
 def unknown_operation(name: str, method: bytes, known: Iterable[bytes]) -> Error:
     """Say that a store has no such operation."""
-    asked = method.decode(errors="replace")
-    has = ", ".join(item.decode() for item in known)
-    code = "capability_not_supported" if asked in OPERATIONS else "invalid_operation"
+    asked, has = operation_name(method), ", ".join(map(operation_name, known))
+    code = "capability_not_supported" if method in METHODS else "invalid_operation"
     return Error(code, f"{name} has no operation {asked!r}; it has: {has}", details={"backend": name, "operation": asked})
 
 
@@ -157,8 +156,7 @@ class Backend:
     def __init__(self, name: str, store: Any, heard: Heard | None = None) -> None:
         self.name = name
         self.heard = heard or _nobody
-        self.contract = contract_of(type(store))
-        self.operations = {key.encode(): item for key, item in OPERATIONS.items() if item.contract == self.contract}
+        self.operations = operations_of(type(store))
         self._store = store
         self._methods = {item.name: unchecked(store, item.name) for item in self.operations.values()}
         self._loop = Loop.running()
@@ -204,9 +202,9 @@ class Backend:
 
     def send(self, call: Call, send: Callable[[bytes], None], writable: Callable[[Callable[[], None]], bool]) -> None:
         """Begin a call whose result goes out in pieces. A ``get`` in pieces is an ``open``."""
-        key = call.arguments["key"]
+        opening = self._store.open if call.operation.result is bytes else self._methods[call.operation.name]
         failed = functools.partial(self._failure, call.operation)
-        Download(call, lambda: self._store.open(key), send, writable, self._threads, failed)
+        Download(call, lambda: opening(**call.arguments), send, writable, self._threads, failed)
 
     def defect(self, cause: Exception) -> Error:
         """Return what should never be raised, as a typed error."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from asm.core.errors import Error
-from asm.operations import OPERATIONS
+from asm.operations import METHODS, OPTIONAL
 from asm.processes import server
 from asm.processes.access import Access
 from asm.processes.backends import unknown_operation
@@ -30,7 +30,7 @@ from asm.processes.logs import LogStyle
 from asm.processes.peers import Peer
 from asm.processes.reports import is_failure
 from asm.processes.server import Lifeline
-from asm.processes.turns import LONG_POLL, Turns, may_wait
+from asm.processes.turns import Turns, may_wait
 from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import (
     CANCEL,
@@ -42,6 +42,7 @@ from asm.wire.messages import (
     decode,
     decode_response,
     error_code,
+    operation_name,
     request_head,
     response_head,
 )
@@ -137,13 +138,18 @@ def main(
 class Composite:
     """The service of a composite."""
 
-    contracts = ("session", "artifact")
-
     def __init__(self, name: str, stores: Mapping[str, Link | Hosted]) -> None:
         self._name = name
         self._stores = stores
         self._hosted = [store for store in stores.values() if isinstance(store, Hosted)]
-        self._routes = {key.encode(): stores[operation.contract] for key, operation in OPERATIONS.items()}
+        self._routes = {
+            method: stores[OPTIONAL.get(operation.contract, operation.contract)] for method, operation in METHODS.items()
+        }
+
+    @property
+    def contracts(self) -> tuple[str, ...]:
+        """The contracts that it serves."""
+        return tuple(contract for store in self._stores.values() for contract in store.contracts)
 
     @property
     def away(self) -> Error | None:
@@ -190,7 +196,7 @@ class _Forwarded:
         self.client = client
         self.msgid = head.msgid
         self.method = head.method
-        self.waits = head.method == LONG_POLL and may_wait(body)
+        self.waits = may_wait(head, body)
 
     def cancel(self) -> None:
         self.link.cancel(self.own_msgid)
@@ -209,6 +215,8 @@ class Link:
     def __init__(self, target: Named, contract: str) -> None:
         self._target = target
         self._contract = contract
+        self.contracts: tuple[str, ...] = (contract,)
+        """The contracts that the store serves, as far as it has said."""
         self._turns = Turns(self._forward)
         self.call = self._turns.call
         """Pass a call on, or say at once why not."""
@@ -258,6 +266,7 @@ class Link:
                 details={"field": f"{self._contract}_store", "name": name},
             )
         self._up = True
+        self.contracts = tuple(answer["contracts"])
         self._keeping = asyncio.create_task(self._keep_connected())
 
     def _forward(self, client: Peer, head: Head, body: bytes) -> None:
@@ -371,7 +380,7 @@ class Link:
         self._hello_msgid = self._next_msgid()
         try:
             check_listener(transport.get_extra_info("socket"), self._target.path)
-            peer.send(self._packer.request(self._hello_msgid, HELLO.decode(), {"relay": True}, {}))
+            peer.send(self._packer.request(self._hello_msgid, HELLO.decode(), {"relay": True}))
             return await self._hello
         except BaseException:
             peer.abort()
@@ -384,12 +393,13 @@ class Link:
         while True:
             await self._gone.wait()
             try:
-                await self._reach()
+                answer = await self._reach()
             except (OSError, Error) as error:
                 self._refused = isinstance(error, ConnectionRefusedError)
                 await asyncio.sleep(RETRY_SECONDS)  # the next try is due then; there is no event to wait for
             else:
                 self._up, self._refused = True, False
+                self.contracts = tuple(answer.get("contracts", self.contracts))
                 _log.info("store is back", extra={"store": self._target.name})
 
     def _greet(self, body: bytes) -> None:
@@ -411,7 +421,7 @@ class Link:
                 return self._last_msgid
 
     def _away(self, reason: str, what: str, method: bytes) -> Error:
-        name, operation = self._target.name, method.decode()
+        name, operation = self._target.name, operation_name(method)
         return Error("storage_error", f"{name} {what}", details={"reason": reason, "backend": name, "operation": operation})
 
 

@@ -1,6 +1,6 @@
 """The control endpoint: a supervisor answers on a name of its own, beside its work.
 
-    asmctl ──► [0, 1, "status", [{}, {}]] ──► the endpoint's thread ──► Operator ──► posts to the supervisor's loop
+    asmctl ──► [0, 1, "control.status", [{}, {}]] ──► the endpoint's thread ──► Operator ──► posts to the supervisor's loop
            ◄── [1, 1, nil, {…}] ◄─────────────────────────────────┘
 
 The endpoint has a thread and an event loop of its own, and makes each call in yet another thread: whatever a client does,
@@ -28,7 +28,7 @@ from asm.processes.loops import Loop
 from asm.processes.peers import Peer
 from asm.processes.server import FLUSH_SECONDS, PROTOCOL, Accepted, Entrance
 from asm.status import CONTROL, TreeStatus
-from asm.wire.messages import HELLO, Head, MessageError, decode_params, packed
+from asm.wire.messages import HELLO, Head, MessageError, decode_params, operation_name, packed
 
 __all__ = ["Control", "Operator"]
 
@@ -71,10 +71,10 @@ class Control:
         self._listening = listening.dup()  # who owns the name may close its own at any time
         self._release = release
         self._operations: Mapping[bytes, tuple[Callable[..., Any], tuple[str, ...]]] = {
-            b"status": (lambda: operator.status().to_map(), ()),
-            b"restart": (operator.restart, ("name",)),
-            b"reload": (operator.reload, ()),
-            b"stop": (operator.stop, ()),
+            b"control.status": (lambda: operator.status().to_map(), ()),
+            b"control.restart": (operator.restart, ("name",)),
+            b"control.reload": (operator.reload, ()),
+            b"control.stop": (operator.stop, ()),
         }
         self._load = Load(LIMITS)
         self._peers: set[Peer] = set()
@@ -107,7 +107,7 @@ class Control:
     def request(self, peer: Peer, head: Head, body: bytes) -> None:
         """Take a call."""
         try:
-            arguments, _meta = decode_params(body, head)
+            _meta, arguments = decode_params(body, head)
         except MessageError:
             peer.malformed(head.msgid)
             return
@@ -119,7 +119,7 @@ class Control:
         if function is None:
             peer.answer_error(head.msgid, unknown_operation(self._name, head.method, self._operations))
         elif set(arguments) != set(parameters) or not all(isinstance(value, str) for value in arguments.values()):
-            problem = f"{head.method.decode()} takes {', '.join(parameters) or 'no arguments'}, as text"
+            problem = f"{operation_name(head.method)} takes {', '.join(parameters) or 'no arguments'}, as text"
             peer.answer_error(head.msgid, Error("validation_error", problem))
         else:
             future = self._loop.run_in_executor(self._calls, lambda: function(**arguments))

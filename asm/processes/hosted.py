@@ -22,15 +22,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from asm.adapters import contract_of, load
+from asm.adapters import contract_of, contracts_of, load, operations_of
 from asm.core.errors import Error
-from asm.operations import OPERATIONS
 from asm.processes import loops
 from asm.processes.backends import Backend, perform, unknown_operation
 from asm.processes.health import Health
 from asm.processes.peers import Peer
 from asm.processes.turns import Turns
-from asm.wire.messages import Head
+from asm.wire.messages import Head, operation_name
 
 __all__ = ["Hosted"]
 
@@ -75,6 +74,8 @@ class Hosted:
             options = {**options, CREATE: False}
         self.name = name
         self.contract = contract_of(kind)
+        self.contracts = contracts_of(kind)
+        self._operations = operations_of(kind)
         self.away: Error | None = None
         """Why the store cannot be used at the moment, though nothing has to be corrected."""
         self.health = Health()
@@ -211,11 +212,11 @@ class Hosted:
 
     def _refusal(self, method: bytes) -> Error:
         """Return why a call cannot be made while the store is away."""
-        known = [key.encode() for key, operation in OPERATIONS.items() if operation.contract == self.contract]
+        known = self._operations
         if method not in known:
             return unknown_operation(self.name, method, known)
         cause = self.away.message if self.away is not None else "it is being opened"
-        details = {"reason": "backend_waiting", "backend": self.name, "operation": method.decode(), "cause": cause}
+        details = {"reason": "backend_waiting", "backend": self.name, "operation": operation_name(method), "cause": cause}
         return Error("storage_error", f"{self.name} waits for its store to come back: {cause}", details=details)
 
 

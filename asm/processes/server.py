@@ -32,7 +32,7 @@ from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.processes.peers import Peer, Receiver
 from asm.processes.reports import Beats, Reporter
-from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params, packed
+from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params, operation_name, packed
 from asm.wire.streams import CHUNK, MORE
 
 __all__ = ["PROTOCOL", "Accepted", "Entrance", "Lifeline", "Service", "run"]
@@ -44,7 +44,7 @@ T = TypeVar("T")
 Rebind = Callable[[socket.socket], None]
 """Takes another listening socket."""
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """The version of the protocol on the wire."""
 
 BACKLOG: Final = 1024
@@ -240,7 +240,7 @@ class Server:
         if head.method == HELLO:
             self._hello(peer, head, body)
         elif self._stopping.is_set():
-            peer.answer_error(head.msgid, self._shutting_down(head.method.decode(errors="replace")))
+            peer.answer_error(head.msgid, self._shutting_down(operation_name(head.method)))
         else:
             self._calls += 1
             self._service.call(peer, head, body)
@@ -356,7 +356,7 @@ class Server:
     def _hello(self, peer: Peer, head: Head, body: bytes) -> None:
         assert self._service is not None
         try:
-            arguments, _meta = decode_params(body, head)
+            _meta, arguments = decode_params(body, head)
         except MessageError:
             peer.malformed(head.msgid)
             return

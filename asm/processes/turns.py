@@ -16,24 +16,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from asm.operations import METHODS
 from asm.processes.limits import overloaded
 from asm.processes.peers import Peer
-from asm.wire.messages import Head, MessageError, decode_params
+from asm.wire.messages import Head, MessageError, read_meta
 
-__all__ = ["LONG_POLL", "ROOM", "Turns", "Waiting", "may_wait"]
+__all__ = ["ROOM", "Turns", "Waiting", "may_wait"]
 
 ROOM: Final = 256
 """How many calls may be at work in a store. More would make none of them faster, and each of them later."""
 
-LONG_POLL: Final = b"get_events"
-"""The operation that may wait."""
-
 Begin = Callable[[Peer, Head, bytes], None]
 
 
-def may_wait(body: bytes) -> bool:
-    """Whether a call of :data:`LONG_POLL` may be one that waits, as far as can be seen without decoding it."""
-    return b"wait_timeout_ms" in body and b"wait_timeout_ms\xc0" not in body
+def may_wait(head: Head, body: bytes) -> bool:
+    """Whether a call is one that waits for what may not happen for long."""
+    operation = METHODS.get(head.method)
+    return operation is not None and operation.may_wait and read_meta(body, head).get("waits") is True
 
 
 class Waiting:
@@ -74,9 +73,9 @@ class Turns:
 
     def call(self, peer: Peer, head: Head, body: bytes) -> None:
         """Begin a call now, or in its turn."""
-        if head.method == LONG_POLL and may_wait(body):
+        if may_wait(head, body):
             self._begin(peer, head, body)
-        elif head.method == b"put" and _is_upload(head, body):
+        elif _is_upload(head, body):
             if peer.may_upload(head.msgid):
                 self._begin(peer, head, body)
             else:
@@ -141,8 +140,6 @@ class Turns:
 
 
 def _is_upload(head: Head, body: bytes) -> bool:
-    """Whether the data of a ``put`` comes in pieces. Few that do not have the word in them."""
-    try:
-        return b"stream" in body and decode_params(body, head)[1].get("stream") is True
-    except MessageError:
-        return False  # it costs its sender the connection, where it is decoded
+    """Whether the bytes that a call stores come in pieces."""
+    operation = METHODS.get(head.method)
+    return operation is not None and operation.data_parameter is not None and read_meta(body, head).get("stream") is True

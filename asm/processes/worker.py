@@ -59,7 +59,7 @@ class Worker:
         """Take a call to the store."""
         self.interrupt = hosted.interrupt
         self.close = hosted.close
-        self.contracts = (hosted.contract,)
+        self.contracts = hosted.contracts
 
     @property
     def away(self) -> Error | None:

@@ -29,7 +29,7 @@ class Flushing:
         done = run(saved.id).set_output({"answer": 42})
         store.append_event(event(saved.id))
         given = result(saved, done)
-        assert store.flush(given) is None  # type: ignore[func-returns-value]
+        assert store.flush(given) is None
         assert same(store.get_session(saved.id), saved)
         assert same(store.get_run(done.id), done)
         assert store.get_events(saved.id, after=1) == [

@@ -13,9 +13,12 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from asm.chunks import chunks
 from asm.core import checks
+from asm.core.arguments import ArtifactInfos
+from asm.core.policies import RetentionPolicy
+from asm.core.results import Page, SessionStats, Usage
 from asm.core.values import ArtifactInfo, Event, Run, Session, Value
 from asm.operations import OPERATIONS, Operation
-from asm.ports import ArtifactInfos, Data, ExecutionResult
+from asm.ports import Data, ExecutionResult
 from asm.wire.messages import packed, packed_rows
 
 __all__ = ["decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_result"]
@@ -48,8 +51,8 @@ def encode_result(operation: Operation, result: Any, sent: Mapping[str, Any] | N
     rows = _rows(operation, result, sent)
     if rows is not None:
         return list(rows)
-    if sent is not None and (name := operation.events_parameter) is not None:
-        return _numbered(sent[name], result)
+    if sent is not None and operation.sent_events is not None:
+        return _numbered(operation.sent_events(sent), result)
     return _RESULTS[operation.name].encode(result)
 
 
@@ -64,8 +67,10 @@ def pack_result(operation: Operation, result: Any, sent: Mapping[str, Any] | Non
 
 def _rows(operation: Operation, result: Any, sent: Mapping[str, Any] | None) -> Iterator[Any] | None:
     """Return the rows of a list, each ready to be sent; ``None`` for what is no list."""
-    if sent is not None and (name := operation.events_parameter) is not None:
-        return itertools.starmap(_numbered, zip(sent[name], result, strict=True)) if operation.result is not Event else None
+    if sent is not None and operation.sent_events is not None:
+        if operation.result is Event:
+            return None
+        return itertools.starmap(_numbered, zip(operation.sent_events(sent), result, strict=True))
     row = _RESULTS[operation.name].row
     return None if row is None else map(row, result)
 
@@ -76,11 +81,12 @@ def decode_result(operation: Operation, result: Any, sent: Mapping[str, Any]) ->
     :param sent: the arguments of the call.
     :raises Error: ``validation_error`` when the peer sent something else.
     """
-    if (name := operation.events_parameter) is not None:
+    if operation.sent_events is not None:
+        events = operation.sent_events(sent)
         if operation.result is Event:
-            return _event(sent[name], result)
-        if isinstance(result, list) and len(result) == len(sent[name]):
-            return [_event(*pair) for pair in zip(sent[name], result, strict=True)]
+            return _event(events, result)
+        if isinstance(result, list) and len(result) == len(events):
+            return [_event(*pair) for pair in zip(events, result, strict=True)]
     return _RESULTS[operation.name].read(result)
 
 
@@ -135,6 +141,18 @@ def _each(one: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     return decode
 
 
+def _page(kind: type[Value]) -> _Form:
+    def encode(page: Page[Any]) -> dict[str, Any]:
+        return {"items": [item.held_fields() for item in page.items], "cursor": page.cursor}
+
+    def read(value: Any) -> Page[Any]:
+        if not isinstance(value, dict) or not isinstance(value.get("items"), list):
+            checks.refuse("the message", f"must hold a page here, not {checks.kind(value)}")
+        return Page([kind.read(item) for item in value["items"]], value.get("cursor"))
+
+    return _Form(encode, _same, read)
+
+
 def _map_of(forms: dict[str, _Form]) -> _Form:
     def encode(value: Any) -> dict[str, Any]:
         return {name: forms[name].encode(item) if name in forms else item for name, item in value.items()}
@@ -162,7 +180,14 @@ _EVENTS: Final = _several(_one(Event))
 
 _FORMS: Final[list[tuple[Any, _Form]]] = [
     (Session, _one(Session)),
+    (Session | None, _optional(_one(Session))),
     (list[Session], _several(_one(Session))),
+    (Page[Session], _page(Session)),
+    (Page[Run], _page(Run)),
+    (Page[Event], _page(Event)),
+    (SessionStats, _one(SessionStats)),
+    (list[Usage], _several(_one(Usage))),
+    (RetentionPolicy, _one(RetentionPolicy)),
     (Run, _one(Run)),
     (Run | None, _optional(_one(Run))),
     (list[Run], _several(_one(Run))),

@@ -1,12 +1,13 @@
 """Messages: the bodies of frames, in MessagePack-RPC.
 
-    request       [0, msgid, method, [arguments, meta]]
+    request       [0, msgid, method, [meta, arguments]]
     response      [1, msgid, error, result]
     notification  [2, method, params]
 
 ``msgid`` is an unsigned integer of 32 bits that its sender chooses and that is unique among its requests in flight.
 We always write it in five bytes, so that a process that passes a message on can put its own in that place and
-leave the rest alone: :func:`read_head` says where the rest begins, and nothing behind it is decoded.
+leave the rest alone: :func:`read_head` says where the rest begins. Of a request it may also read the meta, which concerns the
+call and not the store, and so stands in front (:func:`read_meta`); nothing behind it is decoded.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ __all__ = [
     "decode_response",
     "error_code",
     "is_response",
+    "operation_name",
     "packed",
     "packed_rows",
     "read_head",
+    "read_meta",
     "read_refusal",
     "read_uint",
     "request_head",
@@ -64,6 +67,9 @@ MALFORMED: Final = b"malformed"
 """Notification to a relay, ``[msgid]``: what you passed on under this id cannot be decoded."""
 REFUSED: Final = b"refused"
 """Notification of a server, ``[error]``, before it closes a connection of which it takes nothing."""
+
+MAX_META: Final = 4096
+"""How many bytes the meta of a request may have."""
 
 SLICE: Final = 128 * 1024
 """How many bytes are decoded at once. No other thread of the process goes on meanwhile, the event loop's neither."""
@@ -111,6 +117,11 @@ def read_head(body: bytes) -> Head:
         return Head(kind, msgid, method, at, params_at)
     except (IndexError, KeyError, struct.error) as error:
         raise MessageError("the message ends within its head, or is none") from error
+
+
+def operation_name(method: bytes) -> str:
+    """Return the name of an operation without that of its contract."""
+    return method.rpartition(b".")[2].decode(errors="replace")
 
 
 def is_response(body: bytes) -> bool:
@@ -162,13 +173,13 @@ class Packer:
     def __init__(self) -> None:
         self._pack = msgpack.Packer(datetime=True, use_bin_type=True).pack
 
-    def request(self, msgid: int, method: str, arguments: dict[str, Any], meta: dict[str, Any]) -> bytes:
+    def request(self, msgid: int, method: str, arguments: dict[str, Any], meta: dict[str, Any] | None = None) -> bytes:
         """Return the body of a request."""
-        return self.call(msgid, method, arguments, self._pack(meta))
+        return self.call(msgid, method, self._pack(meta or {}), arguments)
 
-    def call(self, msgid: int, method: str, arguments: dict[str, Any], meta: bytes) -> bytes:
+    def call(self, msgid: int, method: str, meta: bytes, arguments: dict[str, Any]) -> bytes:
         """Return the body of a request whose meta is encoded already: that of many is the same."""
-        return b"".join((request_head(msgid), self._pack(method), b"\x92", self._pack(arguments), meta))
+        return b"".join((request_head(msgid), self._pack(method), b"\x92", meta, self._pack(arguments)))
 
     def result(self, msgid: int, result: Any) -> bytes:
         """Return the body of a response to a call that went well."""
@@ -244,14 +255,32 @@ def decode_checked(body: bytes, at: int) -> Any:
     return decode(memoryview(body)[at:])
 
 
+def read_meta(body: bytes, head: Head) -> dict[str, Any]:
+    """Decode the meta of a request, and nothing behind it.
+
+    :raises MessageError: when there is none, or it is larger than :data:`MAX_META`.
+    """
+    start = head.params_at + 1
+    if body[head.params_at] != 0x92 or not 0x80 <= body[start] < 0x90:
+        raise MessageError("the params of a request must be two maps: meta and arguments")
+    reader = msgpack.Unpacker(timestamp=3, max_buffer_size=MAX_META, read_size=MAX_META)
+    try:
+        reader.feed(memoryview(body)[start : start + MAX_META])
+        meta = reader.unpack()
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise MessageError(f"the meta of a request cannot be decoded: {type(error).__name__}: {error}") from error
+    assert isinstance(meta, dict)
+    return meta
+
+
 def decode_params(body: bytes, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Decode the arguments and the meta of a request.
+    """Decode the meta and the arguments of a request.
 
     :raises MessageError: when they are not two maps with string keys.
     """
     params = decode_checked(body, head.params_at)
     if type(params) is not list or len(params) != 2 or type(params[0]) is not dict or type(params[1]) is not dict:
-        raise MessageError("the params of a request must be two maps: arguments and meta")
+        raise MessageError("the params of a request must be two maps: meta and arguments")
     return params[0], params[1]
 
 

@@ -129,7 +129,7 @@ def test_who_is_refused_is_told_why_and_nothing_that_it_sends_is_read(trees):
             connection.settimeout(PATIENCE)
             connection.connect(os.fspath(tree.runtime_dir / "MyApp.Store.sock"))
             with contextlib.suppress(BrokenPipeError):
-                connection.sendall(frame(msgpack.packb([0, 1, "put", [{"key": "theirs", "data": b"x"}, {}]])))
+                connection.sendall(frame(msgpack.packb([0, 1, "artifact.put", [{}, {"key": "theirs", "data": b"x"}]])))
             with contextlib.suppress(ConnectionResetError):
                 while piece := connection.recv(65536):
                     answer += piece

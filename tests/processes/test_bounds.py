@@ -67,8 +67,8 @@ def test_the_largest_message_costs_nobody_else_anything(tree):
     with tree.connect() as store, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         connection.connect(os.fspath(tree.runtime_dir / "MyApp.Store.sock"))
-        empty = msgpack.packb([0, 1, "put", [{"key": "k", "data": bytes(70_000)}, {}]])
-        body = msgpack.packb([0, 1, "put", [{"key": "k", "data": bytes(MAX_FRAME - len(empty) + 70_000)}, {}]])
+        empty = msgpack.packb([0, 1, "artifact.put", [{}, {"key": "k", "data": bytes(70_000)}]])
+        body = msgpack.packb([0, 1, "artifact.put", [{}, {"key": "k", "data": bytes(MAX_FRAME - len(empty) + 70_000)}]])
         assert len(body) == MAX_FRAME
         connection.sendall(frame(body))
         header = connection.recv(4, socket.MSG_WAITALL)
@@ -81,7 +81,7 @@ def test_the_largest_message_costs_nobody_else_anything(tree):
 def append(data):
     """A request that appends an event, and what else is in a message."""
     event = {"id": "evt", "type": "message_sent", "timestamp": msgpack.Timestamp(0), "session_id": "ses_1", "data": data}
-    return msgpack.packb([0, 1, "append_event", [{"event": event}, {}]])
+    return msgpack.packb([0, 1, "session.append_event", [{}, {"event": event}]])
 
 
 def meanwhile(tree, body):
@@ -120,7 +120,7 @@ def test_others_are_served_while_a_large_answer_is_given(tree):
     with tree.connect(timeout=PATIENCE) as store:
         for _ in range(5):
             store.append_events([event(data={"number": number}) for number in range(10_000)])
-    answer, calls = meanwhile(tree, msgpack.packb([0, 1, "get_events", [{"session_id": "ses_1"}, {}]]))
+    answer, calls = meanwhile(tree, msgpack.packb([0, 1, "session.get_events", [{}, {"session_id": "ses_1"}]]))
     assert answer[2] is None
     assert [item["sequence_number"] for item in answer[3]] == list(range(1, 50_001))
     assert calls > 5
@@ -189,7 +189,7 @@ def test_a_bad_client_of_a_composite_behind_a_composite(trees):
     with outer.connect("Outer") as store, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         connection.connect(os.fspath(outer.runtime_dir / "Outer.sock"))
-        connection.sendall(frame(msgpack.packb([0, 1, "get_session", [1, 2]])))
+        connection.sendall(frame(msgpack.packb([0, 1, "session.get_session", [1, 2]])))
         assert connection.recv(1) == b""
         assert store.get_latest_sequence("ses_1") == 0
     assert not any("store lost" in line for line in outer.stderr)

@@ -145,12 +145,14 @@ def request(msgid, method, arguments, meta=None):
 
 
 SEEDS = [
-    request(1, "get_session", {"session_id": "ses_1"}, {"timeout_ms": 5000}),
-    request(2, "get_events", {"session_id": "ses_1", "wait_timeout_ms": 50}),
-    request(3, "append_events", {"events": [{"type": "message_sent", "session_id": "ses_1", "data": {"a": [1, 2.5, None]}}]}),
-    request(4, "put", {"key": "hostile", "data": b"x" * 100}),
-    request(5, "put", {"key": "hostile", "data": None}, {"stream": True}),
-    request(6, "open", {"key": "big"}, {"stream": True}),
+    request(1, "session.get_session", {"session_id": "ses_1"}, {"timeout_ms": 5000}),
+    request(2, "session.get_events", {"session_id": "ses_1", "wait_timeout_ms": 50}, {"waits": True}),
+    request(
+        3, "session.append_events", {"events": [{"type": "message_sent", "session_id": "ses_1", "data": {"a": [1, 2.5, None]}}]}
+    ),
+    request(4, "artifact.put", {"key": "hostile", "data": b"x" * 100}),
+    request(5, "artifact.put", {"key": "hostile", "data": None}, {"stream": True}),
+    request(6, "artifact.open", {"key": "big"}, {"stream": True}),
     request(7, "hello", {"relay": True}),
     frame(msgpack.packb([2, "chunk", [5, b"abc"]])),
     frame(msgpack.packb([2, "more", [6, 100_000]])),
@@ -226,11 +228,14 @@ def test_readers_that_never_read(target):
 def test_floods(target):
     """Of calls, of long-polls and of uploads that do not go on; the answers are not read."""
     with contextlib.ExitStack() as stack:
-        calls = b"".join(request(msgid, "get_events", {"session_id": "ses_1"}) for msgid in range(3000))
+        calls = b"".join(request(msgid, "session.get_events", {"session_id": "ses_1"}) for msgid in range(3000))
         polls = b"".join(
-            request(msgid, "get_events", {"session_id": "ses_1", "wait_timeout_ms": 60_000}) for msgid in range(3000)
+            request(msgid, "session.get_events", {"session_id": "ses_1", "wait_timeout_ms": 60_000}, {"waits": True})
+            for msgid in range(3000)
         )
-        uploads = b"".join(request(msgid, "put", {"key": f"u{msgid}", "data": None}, {"stream": True}) for msgid in range(200))
+        uploads = b"".join(
+            request(msgid, "artifact.put", {"key": f"u{msgid}", "data": None}, {"stream": True}) for msgid in range(200)
+        )
         for number in range(target.scale.flood):
             connection = target.connect("MyApp.Store", stack)
             offer(connection, (calls, polls, uploads)[number % 3])

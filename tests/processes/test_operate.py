@@ -432,11 +432,11 @@ def test_rubbish_costs_its_sender_the_connection(memory_tree):
 
 def test_what_is_no_operation_is_answered(memory_tree):
     wrong = [
-        ("get", {"key": "key"}, "capability_not_supported"),
+        ("artifact.get", {"key": "key"}, "capability_not_supported"),
         ("explode", {}, "invalid_operation"),
-        ("status", {"name": "dev"}, "validation_error"),
-        ("restart", {}, "validation_error"),
-        ("restart", {"name": 5}, "validation_error"),
+        ("control.status", {"name": "dev"}, "validation_error"),
+        ("control.restart", {}, "validation_error"),
+        ("control.restart", {"name": 5}, "validation_error"),
     ]
     with control.attach("dev", runtime_dir=memory_tree.runtime_dir) as supervisor:
         for method, arguments, code in wrong:

@@ -64,9 +64,9 @@ GARBAGE = {
     "a response": frame(msgpack.packb([1, 1, None, None])),
     "params that are cut off": frame(msgpack.packb(request())[:-3]),
     "params with something behind": frame(msgpack.packb(request()) + b"\x00"),
-    "params that are no two maps": frame(msgpack.packb([0, 1, "get_session", [1, 2]])),
-    "params that are a map": frame(msgpack.packb([0, 1, "get_session", {}])),
-    "keys that are no strings": frame(msgpack.packb([0, 1, "get_session", [{1: 2}, {}]])),
+    "params that are no two maps": frame(msgpack.packb([0, 1, "session.get_session", [1, 2]])),
+    "params that are a map": frame(msgpack.packb([0, 1, "session.get_session", {}])),
+    "keys that are no strings": frame(msgpack.packb([0, 1, "session.get_session", [{}, {1: 2}]])),
     "text that is no UTF-8": frame(b"\x94\x00\x01\xabget_session\x92\x81\xaasession_id\xa2\xff\xfe\x80"),
     "nesting without end": frame(b"\x94\x00\x01\xabget_session\x92\x81\xa1x" + b"\x91" * 100_000 + b"\xc0\x80"),
     "a msgid in flight": frame(

@@ -238,7 +238,7 @@ def test_more_than_the_window_costs_the_connection(tree):
         with socket.socket(socket.AF_UNIX) as connection, tree.connect() as store:
             connection.settimeout(PATIENCE)
             connection.connect(str(tree.runtime_dir / f"{name}.sock"))
-            connection.sendall(frame(msgpack.packb([0, 1, "put", [{"key": "k", "data": None}, {"stream": True}]])))
+            connection.sendall(frame(msgpack.packb([0, 1, "artifact.put", [{"stream": True}, {"key": "k", "data": None}]])))
             flood = frame(msgpack.packb([2, "chunk", [1, bytes(WINDOW + 1)]]))
             connection.sendall(flood)
             assert connection.recv(1) == b""

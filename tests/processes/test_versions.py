@@ -18,7 +18,7 @@ def ask(tree, method, arguments):
     with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as received:
         connection.settimeout(PATIENCE)
         connection.connect(os.fspath(tree.runtime_dir / "MyApp.Store.sock"))
-        connection.sendall(frame(msgpack.packb([0, 1, method, [arguments, {}]])))
+        connection.sendall(frame(msgpack.packb([0, 1, f"session.{method}", [{}, arguments]])))
         (size,) = struct.unpack("!i", received.read(4))
         return msgpack.unpackb(received.read(size), timestamp=3)[2:]
 

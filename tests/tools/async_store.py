@@ -5,34 +5,38 @@ from pathlib import Path
 
 import asm.client
 import asm.ports
+from asm.operations import CONTRACTS
 
 STUB = Path(asm.client.__file__).with_name("async_store.pyi")
-HEAD = '"""Made from asm/ports.py by tests/tools/async_store.py."""'
+HEAD = '"""Made from asm.ports by tests/tools/async_store.py."""'
 RETURNS = {"BinaryIO": "AsyncReader"}
 """What an asynchronous operation returns instead."""
 
 
 def render() -> str:
     """Return the text of the stub."""
-    tree = ast.parse(Path(asm.ports.__file__).read_text())
-    aliases = sorted(
-        node.targets[0].id for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    )
-    aliases = [name for name in aliases if not name.startswith("__")]
+    modules = [ast.parse(path.read_text()) for path in sorted(Path(asm.ports.__file__).parent.glob("*.py"))]
+    protocols = {node.name: node for module in modules for node in module.body if isinstance(node, ast.ClassDef)}
     methods = [
         coroutine(item)
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name in ("SessionStore", "ArtifactStore")
-        for item in node.body
+        for _, port in sorted(CONTRACTS.items(), key=lambda item: item[0] == "artifact")  # in which ``list`` is another thing
+        for item in protocols[port.__name__].body
         if isinstance(item, ast.FunctionDef)
     ]
-    imports = [
-        "from asm.client.aio import AsyncReader",
-        "from asm.core.values import ArtifactInfo, Event, Run, Session",
-        f"from asm.ports import {', '.join(sorted([*aliases, 'ExecutionResult']))}",
-    ]
+    imports = ["from asm.client.aio import AsyncReader", *sorted(imported(modules))]
     body = "\n".join("    " + line for method in methods for line in method.splitlines())
     return "\n".join([HEAD, "", *imports, "", "class AsyncStore:", body, ""])
+
+
+def imported(modules: list[ast.Module]) -> set[str]:
+    """Return how the names are imported that the contracts use."""
+    names: dict[str, set[str]] = {}
+    for module in modules:
+        for node in module.body:
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("asm.core"):
+                names.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    lines = {f"from {module} import {', '.join(sorted(found))}" for module, found in names.items()}
+    return {*lines, "from asm.ports import ExecutionResult"}
 
 
 def coroutine(method: ast.FunctionDef) -> str:

@@ -21,20 +21,20 @@ def vectors() -> list[bytes]:
     event = Event.new(id="evt_1", type="message_received", session_id="ses_1", timestamp=WHEN, data={"content": "Hi"})
     error = Error("session_not_found", "there is no session 'ses_1'", details={"session_id": "ses_1"}, timestamp=WHEN)
     bodies = [
-        packer.request(1, "get_session", {"session_id": "ses_1"}, {"timeout_ms": 5000}),
+        packer.request(1, "session.get_session", {"session_id": "ses_1"}, {"timeout_ms": 5000}),
         packer.error(1, error),
-        packer.request(2, "append_event_with_sequence", encode_arguments(APPEND, {"event": event}), {}),
+        packer.request(2, "session.append_event_with_sequence", encode_arguments(APPEND, {"event": event})),
         packer.result(2, encode_result(APPEND, event.sequenced(1))),
-        packer.request(6, "append_event_with_sequence", encode_arguments(APPEND, {"event": event}), {"numbers": True}),
+        packer.request(6, "session.append_event_with_sequence", encode_arguments(APPEND, {"event": event}), {"numbers": True}),
         packer.result(6, encode_result(APPEND, event.sequenced(1), {"event": event})),
-        packer.request(3, "put", {"key": "patch-1", "data": b"\x00\xff"}, {}),
+        packer.request(3, "artifact.put", {"key": "patch-1", "data": b"\x00\xff"}),
         packer.result(3, None),
-        packer.request(5, "put", {"key": "patch-2", "data": None}, {"stream": True}),
+        packer.request(5, "artifact.put", {"key": "patch-2", "data": None}, {"stream": True}),
         b"".join(chunk(packer, 5, b"piece")),
         more(packer, 5, 5),
         b"".join(chunk(packer, 5, 5)),
         packer.result(5, None),
-        packer.request(4, "hello", {"relay": True}, {}),
+        packer.request(4, "hello", {"relay": True}),
         packer.notification(CANCEL, [3]),
         packer.notification(MALFORMED, [3]),
     ]

@@ -33,11 +33,12 @@ from asm.adapters.s3.names import group, object_name, search_prefix, start_after
 from asm.adapters.s3.objects import LONGEST, ObjectReader, ObjectSource, damaged, unpack_trailer
 from asm.adapters.s3.uploads import RecordedClient, reclaim, this_process
 from asm.chunks import CHUNK
+from asm.core.arguments import ArtifactInfos
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
-from asm.ports import ArtifactInfos, ArtifactStore, Data
+from asm.ports import ArtifactStore, Data
 
 __all__ = ["S3ArtifactStore"]
 
@@ -191,6 +192,9 @@ class S3ArtifactStore(Adapter):
         if info.key != key:
             raise Error("storage_read_failed", f"the object {name} is of the key {info.key!r}, not {key!r}")
         return info
+
+    def delete_prefix(self, prefix: str) -> int:
+        raise Error("capability_not_supported", "not yet")
 
     def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
         self.require_open()

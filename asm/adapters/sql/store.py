@@ -22,6 +22,7 @@ from asm.adapters.sql.urls import parse_url
 from asm.adapters.sql.writer import Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
 from asm.core import checks
+from asm.core.arguments import EventTypes, Expected
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus, Value
@@ -164,7 +165,9 @@ class SqlSessionStore(Adapter):
 
     # -- Sessions -------------------------------------------------------------------------------------------------
 
-    def save_session(self, session: Session) -> None:
+    def save_session(self, session: Session, *, replacing: Session | None = None) -> None:
+        if replacing is not None:
+            raise Error("capability_not_supported", "not yet")
         self._write("save_session", session=session)
 
     def get_session(self, session_id: str) -> Session:
@@ -193,7 +196,9 @@ class SqlSessionStore(Adapter):
 
     # -- Runs -----------------------------------------------------------------------------------------------------
 
-    def save_run(self, run: Run) -> None:
+    def save_run(self, run: Run, *, replacing: Run | None = None) -> None:
+        if replacing is not None:
+            raise Error("capability_not_supported", "not yet")
         self._write("save_run", run=run)
 
     def get_run(self, run_id: str) -> Run:
@@ -222,12 +227,16 @@ class SqlSessionStore(Adapter):
         stored: Event = self._write("append_event_with_sequence", event=event)
         return stored
 
-    def append_events(self, events: list[Event]) -> list[Event]:
+    def append_events(self, events: list[Event], *, expect: Expected = None) -> list[Event]:
+        if expect is not None:
+            raise Error("capability_not_supported", "not yet")
         stored: list[Event] = self._write("append_events", events=events)
         return stored
 
-    def flush(self, result: ExecutionResult) -> None:
-        self._write("flush", result=result)
+    def flush(self, result: ExecutionResult, *, expect: Expected = None) -> list[Event]:
+        if expect is not None:
+            raise Error("capability_not_supported", "not yet")
+        return self._write("flush", result=result)  # type: ignore[no-any-return]
 
     def get_events(
         self,
@@ -235,12 +244,17 @@ class SqlSessionStore(Adapter):
         *,
         run_id: str | None = None,
         type: tuple[EventType, ...] | None = None,  # noqa: A002  # the field's own name
+        correlation_id: str | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         after: int | None = None,
         before: int | None = None,
         limit: int | None = None,
+        last: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
+        if correlation_id is not None or until is not None or last is not None:
+            raise Error("capability_not_supported", "not yet")
         query = select(events).where(events.c.session_id == session_id, without_deleted(session_id))
         query = query.order_by(events.c.sequence_number).limit(limit)
         if run_id is not None:
@@ -254,6 +268,16 @@ class SqlSessionStore(Adapter):
         if before is not None:
             query = query.where(events.c.sequence_number < before)
         return self.appends.wait(session_id, lambda: self._select(Event, query), wait_timeout_ms)
+
+    def delete_events(
+        self,
+        session_id: str,
+        *,
+        through: int | None = None,
+        run_id: str | None = None,
+        type: EventTypes = None,  # noqa: A002
+    ) -> int:
+        raise Error("capability_not_supported", "not yet")
 
     def get_latest_sequence(self, session_id: str) -> int:
         query = select(sequences.c.last_sequence).where(sequences.c.session_id == session_id)

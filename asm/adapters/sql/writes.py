@@ -71,7 +71,7 @@ WRITES: Final[dict[str, Callable[..., Write]]] = {
     "append_event": lambda event: Write([event]),
     "append_event_with_sequence": lambda event: Write([event], answer=lambda stored: stored[0]),
     "append_events": lambda events: Write(events, answer=lambda stored: stored),
-    "flush": lambda result: Write(result["events"], result["session"], flushed_run(result)),
+    "flush": lambda result: Write(result["events"], result["session"], flushed_run(result), answer=lambda stored: stored),
 }
 """The operations that write, as what they write."""
 

@@ -5,6 +5,8 @@ import pytest
 
 import asm
 from asm.client.calling import Broken, last_piece, outgoing
+from asm.core.policies import RetentionPolicy
+from asm.core.results import Page, SessionStats, Usage
 from asm.operations import OPERATIONS
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
 from asm.wire.messages import Packer, decode
@@ -26,6 +28,19 @@ ARGUMENTS = [
     ("get_events", {"session_id": "s", "since": WHEN, "type": ("message_sent",), "after": 0, "wait_timeout_ms": 10}),
     ("put", {"key": "ключ", "data": b"\x00\xff"}),
     ("list", {"prefix": "p", "after": None}),
+    ("save_session", {"session": SESSION, "replacing": SESSION}),
+    ("save_run", {"run": RUN, "replacing": RUN}),
+    ("append_events", {"events": [EVENT], "expect": {"s": 0, "t": 7}}),
+    ("flush", {"result": {"events": []}, "expect": {}}),
+    ("get_events", {"session_id": "s", "until": WHEN, "correlation_id": "c", "last": 3}),
+    ("delete_events", {"session_id": "s", "through": 3, "type": ("message_sent", "myapp.thought")}),
+    ("search_sessions", {"tags": ("a", "b"), "metadata": {"a": [1]}, "order": "created_at", "cursor": "c"}),
+    ("search_runs", {"min_tokens": 3, "order": "-tokens"}),
+    ("search_events", {"session_ids": ("a", "b"), "run_ids": ("r",), "text": "Hi"}),
+    ("count_events", {"since": WHEN}),
+    ("get_usage", {"group_by": ("model", "day")}),
+    ("import_session", {"data": b"{}"}),
+    ("expired", {"policy": RetentionPolicy(max_age_days=3, exempt_statuses=["failed"]), "limit": 5}),
 ]
 RESULTS = [
     ("save_session", None),
@@ -39,6 +54,19 @@ RESULTS = [
     ("get", b""),
     ("stat", INFO),
     ("list", [INFO]),
+    ("delete_events", 3),
+    ("delete_prefix", 3),
+    ("flush", []),
+    ("search_sessions", Page([SESSION], "c")),
+    ("search_runs", Page([RUN])),
+    ("search_events", Page([])),
+    ("count_events", 3),
+    ("get_session_stats", SessionStats(event_count=3, providers_used=["p"], status_counts={"failed": 1}, first_event_at=WHEN)),
+    ("get_usage", [Usage(group={"model": None}, run_count=1, token_totals={"a": {"b": 1}}, cost_usd=0.1)]),
+    ("import_session", "s"),
+    ("health_check", ["a gap"]),
+    ("compact", 4096),
+    ("expired", [SESSION]),
 ]
 
 
@@ -113,7 +141,7 @@ def test_data_that_yields_no_bytes():
 
 
 def test_every_operation_has_been_sent_and_answered_here():
-    tested = {name for name, _ in [*ARGUMENTS, *RESULTS]} | {"open", "append_event_with_sequence"}
+    tested = {name for name, _ in [*ARGUMENTS, *RESULTS]} | {"open", "export_session", "append_event_with_sequence"}
     left = set(OPERATIONS) - tested
     plain = {"delete_session", "get_run", "append_event", "delete"}
     assert left == plain

@@ -45,9 +45,12 @@ def test_other_encoders_choose_the_shortest_integers(msgid, method):
 @given(MSGIDS, MSGIDS)
 def test_a_relay_puts_its_own_msgid_in_front_and_the_rest_stays(theirs, ours):
     packer = Packer()
-    for body in (packer.request(theirs, "get", {"key": "k"}, {}), msgpack.packb([0, theirs, "get", [{"key": "k"}, {}]])):
+    for body in (
+        packer.request(theirs, "artifact.get", {"key": "k"}, {}),
+        msgpack.packb([0, theirs, "artifact.get", [{}, {"key": "k"}]]),
+    ):
         passed_on = request_head(ours) + body[read_head(body).method_at :]
-        assert decode(passed_on) == [0, ours, "get", [{"key": "k"}, {}]]
+        assert decode(passed_on) == [0, ours, "artifact.get", [{}, {"key": "k"}]]
     for body in (packer.result(ours, b"data"), msgpack.packb([1, ours, None, b"data"])):
         passed_back = response_head(theirs) + body[read_head(body).params_at :]
         assert decode_response(passed_back) == (theirs, b"data")
@@ -109,7 +112,7 @@ def test_any_bytes_are_read_or_refused(body):
 
 @given(st.data())
 def test_a_mutated_request_is_read_or_refused(data):
-    body = bytearray(Packer().request(5, "append_event", {"event": {"id": "e", "data": {"x": [1, 2.5, None]}}}, {}))
+    body = bytearray(Packer().request(5, "session.append_event", {"event": {"id": "e", "data": {"x": [1, 2.5, None]}}}, {}))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:

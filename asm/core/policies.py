@@ -1,0 +1,52 @@
+"""Which sessions are kept, for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from asm.core import checks
+from asm.core.fields import Value, fields_of, optional
+from asm.core.frozen import FrozenList
+from asm.core.values import SessionStatus
+
+__all__ = ["RetentionPolicy"]
+
+Days = Annotated[int, checks.count, checks.held_int]
+OptionalDays = Annotated[int | None, *optional(checks.count, checks.held_int)]
+OptionalNumber = Annotated[int | None, *optional(checks.limit, checks.held_int)]
+Flag = Annotated[bool, checks.flag]
+Tags = Annotated[list[str] | tuple[str, ...], checks.tags, checks.held_tags]
+Statuses = Annotated[
+    list[SessionStatus | str] | tuple[SessionStatus | str, ...],
+    checks.list_of(checks.member(SessionStatus, "invalid_status")),
+    checks.list_of(checks.named(SessionStatus, "invalid_status")),
+    checks.held_tags,
+]
+
+
+@fields_of
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionPolicy(Value):
+    """What is to be deleted, and when. Ages are whole days; that of a session counts from its ``updated_at``."""
+
+    max_completed_age_days: OptionalDays = 90
+    """A session that has ended (``completed``, ``failed``, ``cancelled``) and is older is soft-deleted. ``None``: never."""
+    max_age_days: OptionalDays = None
+    """So is one of any other status that is older than this, unless that is exempt."""
+    hard_delete_after_days: OptionalDays = 30
+    """This long after its ``deleted_at``, a session is deleted with all that belongs to it. ``None``: never."""
+    max_events_per_session: OptionalNumber = None
+    """Of a session that has more events, the oldest are deleted."""
+    archive: Flag = False
+    """Whether what is deleted is exported first, below ``archive/`` on the artifact side."""
+    exempt_statuses: Statuses = field(default_factory=lambda: FrozenList([SessionStatus.ACTIVE, SessionStatus.PAUSED]))
+    """Sessions with these are left alone."""
+    exempt_tags: Tags = field(default_factory=lambda: FrozenList(["pinned"]))
+    """So are those that bear any of these."""
+    batch_size: Annotated[int, checks.limit, checks.held_int] = 100
+    """How many sessions are looked for at a time."""
+
+    def __hash__(self) -> int:
+        """Hash by the ages."""
+        return hash((self.max_completed_age_days, self.max_age_days, self.hard_delete_after_days))
