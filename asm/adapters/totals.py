@@ -19,7 +19,7 @@ def token_totals(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {}
     for usage in usages:
         sums.add(total, usage)
-    return _sendable(total)
+    return {key: _sendable(value) for key, value in total.items()}
 
 
 def tokens(usage: Mapping[str, Any]) -> float:

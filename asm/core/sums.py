@@ -19,7 +19,7 @@ def add(total: dict[str, Any], usage: Mapping[str, Any]) -> None:
     for key, value in usage.items():
         before = total.get(key)
         if checks.is_map(value):
-            inside = dict(before) if checks.is_map(before) else {}
+            inside = dict(before or {}) if checks.is_map(before) else {}
             add(inside, value)
             if inside:
                 total[key] = inside
