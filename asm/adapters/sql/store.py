@@ -258,7 +258,8 @@ class SqlSessionStore(Adapter):
         run_id: str | None = None,
         type: EventTypes = None,  # noqa: A002
     ) -> int:
-        raise Error("capability_not_supported", "not yet")
+        count: int = self._write("delete_events", session_id=session_id, through=through, run_id=run_id, type=type)
+        return count
 
     def get_latest_sequence(self, session_id: str) -> int:
         query = select(sequences.c.last_sequence).where(sequences.c.session_id == session_id)

@@ -25,7 +25,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["METADATA", "artifacts", "events", "runs", "sequences", "sessions"]
+__all__ = ["METADATA", "artifacts", "deletions", "events", "runs", "sequences", "sessions"]
 
 
 class Time(TypeDecorator[datetime]):
@@ -138,12 +138,25 @@ sequences: Final = Table(
     # What is left of a session that was deleted; see asm.adapters.sql.deletions.
     Column("removed_through", BigInteger),
     Column("deleted_through", BigInteger),
+    # How many of its events were deleted one by one, and left a gap; nothing while none was.
+    Column("deleted_events", BigInteger),
 )
 Index(
     "asm_session_sequences_by_deleted",
     sequences.c.session_id,
     sqlite_where=sequences.c.deleted_through.is_not(None),
     postgresql_where=sequences.c.deleted_through.is_not(None),
+)
+
+deletions: Final = Table(
+    # Which events of sessions are deleted and still there; see asm.adapters.sql.deletions.
+    "asm_event_deletions",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("run_id", Text),
+    Column("type", Text),
 )
 
 artifacts: Final = Table(

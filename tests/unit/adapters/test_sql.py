@@ -205,7 +205,15 @@ def test_the_tables_are_those_of_the_contract(store, path):
         "asm_sessions": list(session().to_fields()),
         "asm_runs": list(run().to_fields()),
         "asm_events": list(event().to_fields()),
-        "asm_session_sequences": ["session_id", "last_sequence", "updated_at", "removed_through", "deleted_through"],
+        "asm_session_sequences": [
+            "session_id",
+            "last_sequence",
+            "updated_at",
+            "removed_through",
+            "deleted_through",
+            "deleted_events",
+        ],
+        "asm_event_deletions": ["session_id", "id", "through", "run_id", "type"],
         "asm_artifacts": [
             "id",
             "session_id",
