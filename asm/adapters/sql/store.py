@@ -234,20 +234,25 @@ class SqlSessionStore(Adapter):
         last: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
-        if correlation_id is not None or until is not None or last is not None:
-            raise Error("capability_not_supported", "not yet")
+        number = events.c.sequence_number
         query = select(events).where(events.c.session_id == session_id, without_deleted(session_id))
-        query = query.order_by(events.c.sequence_number).limit(limit)
+        query = query.order_by(number).limit(limit) if last is None else query.order_by(number.desc()).limit(last)
         if run_id is not None:
             query = query.where(events.c.run_id == run_id)
         if type is not None:
             query = query.where(among(events.c.type, type))
+        if correlation_id is not None:
+            query = query.where(events.c.correlation_id == correlation_id)
         if since is not None:
             query = query.where(events.c.timestamp >= since)
+        if until is not None:
+            query = query.where(events.c.timestamp < until)
         if after is not None:
-            query = query.where(events.c.sequence_number > after)
+            query = query.where(number > after)
         if before is not None:
-            query = query.where(events.c.sequence_number < before)
+            query = query.where(number < before)
+        if last is not None:
+            return self._select(Event, query)[::-1]
         return self.appends.wait(session_id, lambda: self._select(Event, query), wait_timeout_ms)
 
     def delete_events(

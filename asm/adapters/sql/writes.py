@@ -24,6 +24,7 @@ from asm.adapters.appends import flushed_run, numbered, require_same_session
 from asm.adapters.sql.deletions import Counter, delete_events, delete_sessions, make_way, remove_by_id
 from asm.adapters.sql.insertion import insert_events
 from asm.adapters.sql.tables import Time, events, runs, sessions
+from asm.adapters.totals import tokens
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session, Value
 
@@ -207,8 +208,8 @@ def _insert(dialect: str, table: Table) -> Any:
 
 def _row(value: Session | Run) -> dict[str, Any]:
     """Return the columns of a session or run."""
-    row = value.to_fields()
-    return row | {"status": str(row["status"])}
+    row = value.to_fields() | {"status": str(value.status)}
+    return row | {"tokens": tokens(value.token_usage)} if isinstance(value, Run) else row
 
 
 def values(connection: Connection, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
