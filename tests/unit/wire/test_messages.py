@@ -31,7 +31,7 @@ def test_the_head_of_a_request(msgid, method):
     body = Packer().request(msgid, method, {"a": 1}, {"timeout_ms": 5})
     head = read_head(body)
     assert head[:3] == (REQUEST, msgid, method.encode())
-    assert decode_params(body, head) == ({"a": 1}, {"timeout_ms": 5})
+    assert decode_params(body, head) == ({"timeout_ms": 5}, {"a": 1})
 
 
 @given(MSGIDS, st.text(min_size=1, max_size=60))
