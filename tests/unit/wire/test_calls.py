@@ -56,7 +56,6 @@ RESULTS = [
     ("list", [INFO]),
     ("delete_events", 3),
     ("delete_prefix", 3),
-    ("flush", []),
     ("search_sessions", Page([SESSION], "c")),
     ("search_runs", Page([RUN])),
     ("search_events", Page([])),
@@ -108,10 +107,11 @@ def test_an_event_that_was_stored_as_it_was_sent_comes_back_as_its_number_if_tha
     encoded = encode_result(one, stored, sent if numbers else None)
     assert encoded == (on_the_wire if numbers else stored.held_fields())
     assert decode_result(one, over_the_wire(encoded), sent) == stored
-    sent = {"events": [OTHER, EVENT]}
-    encoded = encode_result(several, [OTHER.sequenced(1), stored], sent if numbers else None)
-    assert encoded[1] == (on_the_wire if numbers else stored.held_fields())
-    assert decode_result(several, over_the_wire(encoded), sent) == [OTHER.sequenced(1), stored]
+    events = [OTHER, EVENT]
+    for operation, sent in ((several, {"events": events}), (OPERATIONS["flush"], {"result": {"events": events}})):
+        encoded = encode_result(operation, [OTHER.sequenced(1), stored], sent if numbers else None)
+        assert encoded[1] == (on_the_wire if numbers else stored.held_fields())
+        assert decode_result(operation, over_the_wire(encoded), sent) == [OTHER.sequenced(1), stored]
 
 
 @pytest.mark.parametrize("received", [None, "7", 0, True, [1], [{}, {}]])
