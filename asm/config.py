@@ -23,10 +23,10 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from asm.adapters import contract_of, load
 from asm.core.errors import Error
 from asm.processes.access import Access, find_group
 from asm.processes.limits import Limits
+from asm.registry import contract_of, load
 from asm.wire.credentials import find_user
 from asm.wire.frames import MAX_FRAME
 from asm.wire.names import check_name, find_runtime_dir, socket_path

@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asm.adapters import contract_of, load
 from asm.client.blocking import Client
 from asm.client.calling import DEFAULT_TIMEOUT, check_timeout
 from asm.core.errors import Error
 from asm.processes.composite import Module, Named
+from asm.registry import contract_of, load
 from asm.tree import composite_spec, preload, worker_spec
 from asm.wire.names import check_name, find_runtime_dir, prepare_runtime_dir, socket_path
 from asm_supervisor import Child, ChildSpec, Listener, NameInUse, StartFailed

@@ -1,6 +1,6 @@
 """What our stores have in common beside their contract: how they are checked, closed and started in a process.
 
-A store need not derive from :class:`Adapter`. Whatever has the operations of a contract is one; see :mod:`asm.adapters`.
+A store need not derive from :class:`Adapter`. Whatever has the operations of a contract is one; see :mod:`asm.registry`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from asm.adapters import missing
 from asm.core import checks
 from asm.core.errors import Error
+from asm.registry import missing
 
 if TYPE_CHECKING:
     from asm.linked import Handle
