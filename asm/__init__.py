@@ -31,9 +31,10 @@ from asm.core.errors import (
     ToolError,
     ValidationError,
 )
+from asm.core.results import Page, SessionStats, Usage
 from asm.core.values import ArtifactInfo, Event, EventType, Run, RunStatus, Session, SessionStatus
 from asm.operations import implements
-from asm.ports import ArtifactStore, SessionStore
+from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
 from asm.registry import CLASSES, load, missing
 
 if TYPE_CHECKING:
@@ -57,18 +58,23 @@ __all__ = [
     "FileArtifactStore",
     "Handle",
     "InMemorySessionStore",
+    "Maintenance",
+    "Page",
     "ProviderError",
     "ResourceError",
     "Run",
     "RunStatus",
     "S3ArtifactStore",
     "Session",
+    "SessionQueries",
+    "SessionStats",
     "SessionStatus",
     "SessionStore",
     "SqlSessionStore",
     "StateError",
     "StorageError",
     "ToolError",
+    "Usage",
     "ValidationError",
     "__version__",
     "aio",
