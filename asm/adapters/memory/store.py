@@ -19,6 +19,7 @@ from asm.adapters.memory.queries import Queries
 from asm.core.arguments import EventTypes, Expected, RunStatuses, SessionStatuses
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
+from asm.core.options import options
 from asm.core.policies import RetentionPolicy
 from asm.core.values import Event, Run, RunStatus, Session
 from asm.operations import implements
@@ -33,6 +34,7 @@ class InMemorySessionStore(Queries):
 
     blocking: ClassVar[bool] = False
 
+    @options
     def __init__(self) -> None:
         super().__init__()
         tell_of_forks(self)
