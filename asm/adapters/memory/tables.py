@@ -73,7 +73,7 @@ class Table(Generic[V]):
         if old is None:
             bisect.insort(self._ids, value.id)
         self._values[value.id] = value
-        self._move(value.id, self._places(old), self._places(value))
+        self._move(value.id, {} if old is None else self._places(old), self._places(value))
 
     def remove(self, key: str) -> None:
         """Remove the value with this id, if there is one."""
@@ -82,10 +82,8 @@ class Table(Generic[V]):
             del self._ids[bisect.bisect_left(self._ids, key)]
             self._move(key, self._places(value), {})
 
-    def _places(self, value: V | None) -> dict[Hashable, Any]:
+    def _places(self, value: V) -> dict[Hashable, Any]:
         """Return the lists that a value is in, and what stands there before its id."""
-        if value is None:
-            return {}
         found: dict[Hashable, Any] = {}
         groups: Iterable[Hashable] = (*self._groups(value), *self._labels(value))
         for name, of in self._orders.items():
