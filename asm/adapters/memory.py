@@ -213,8 +213,12 @@ class InMemorySessionStore(Adapter):
     def get_latest_sequence(self, session_id: str) -> int:
         with self._lock:
             self.require_open()
-            log = self._logs.get(session_id)
-            return 0 if log is None else len(log.events)
+            return self._latest(session_id)
+
+    def _latest(self, session_id: str) -> int:
+        """Return the last number that was given in a session. Called with the lock held."""
+        log = self._logs.get(session_id)
+        return 0 if log is None else len(log.events)
 
     def _require_own(self, run: Run) -> None:
         """Refuse a run whose id another session has. Called with the lock held."""
@@ -236,7 +240,7 @@ class InMemorySessionStore(Adapter):
 
     def _append(self, events: list[Event]) -> None:
         """Store the new ones of the events. Called with the lock held."""
-        new = numbered(events, self._events, lambda needs: {name: len(self._log(name).events) + 1 for name in needs})
+        new = numbered(events, self._events, self._latest)
         self._events.update(new)
         for event in new.values():
             self._log(event.session_id).append(event)

@@ -25,6 +25,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
+from asm.adapters.sql.encoding import moment
+
 __all__ = ["METADATA", "artifacts", "deletions", "events", "runs", "sequences", "sessions"]
 
 
@@ -40,10 +42,7 @@ class Time(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Turn an aware time into what is stored."""
-        if value is None:
-            return None
-        moment = value.astimezone(UTC).replace(tzinfo=None)
-        return moment if dialect.name == "postgresql" else moment.isoformat(timespec="microseconds")
+        return None if value is None else moment(value, dialect.name)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Turn what is stored into an aware time. Text may have a space for the T, and say that it is in UTC.
@@ -53,10 +52,10 @@ class Time(TypeDecorator[datetime]):
         if value is None:
             return None
         try:
-            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
             return value  # type: ignore[no-any-return]
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 Text: Final = PlainText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
