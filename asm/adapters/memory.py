@@ -23,6 +23,7 @@ from asm.adapters.base import Adapter
 from asm.core.arguments import EventTypes, Expected
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
+from asm.core.options import options
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus
 from asm.operations import implements
 from asm.ports import ExecutionResult, SessionStore
@@ -40,6 +41,7 @@ class InMemorySessionStore(Adapter):
 
     blocking: ClassVar[bool] = False
 
+    @options
     def __init__(self) -> None:
         self.appends = Appends()
         self._lock = threading.Lock()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from asm.core import checks
 from asm.core.fields import Value, fields_of, optional
 from asm.core.frozen import FrozenList
-from asm.core.values import SessionStatus
+from asm.core.kinds import AnySessionStatus, SessionStatus
 
 __all__ = ["RetentionPolicy"]
 
@@ -16,9 +17,9 @@ Days = Annotated[int, checks.count, checks.held_int]
 OptionalDays = Annotated[int | None, *optional(checks.count, checks.held_int)]
 OptionalNumber = Annotated[int | None, *optional(checks.limit, checks.held_int)]
 Flag = Annotated[bool, checks.flag]
-Tags = Annotated[list[str] | tuple[str, ...], checks.tags, checks.held_tags]
+Tags = Annotated[Sequence[str], checks.tags, checks.held_tags]
 Statuses = Annotated[
-    list[SessionStatus | str] | tuple[SessionStatus | str, ...],
+    Sequence[AnySessionStatus],
     checks.list_of(checks.member(SessionStatus, "invalid_status")),
     checks.list_of(checks.named(SessionStatus, "invalid_status")),
     checks.held_tags,

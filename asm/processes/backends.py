@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
-from asm.adapters import operations_of
 from asm.core.errors import Error
 from asm.operations import METHODS, Operation, unchecked
 from asm.processes.calls import Call
@@ -29,6 +28,7 @@ from asm.processes.loops import Loop
 from asm.processes.peers import Peer
 from asm.processes.streams import Download, Upload
 from asm.processes.turns import Waiting
+from asm.registry import operations_of
 from asm.wire import streams
 from asm.wire.calls import decode_arguments, pack_result
 from asm.wire.messages import Head, MessageError, decode_params, operation_name

@@ -27,8 +27,8 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from asm.adapters.encoding import dumps
 from asm.adapters.sql import postgres, sqlite, urls
-from asm.adapters.sql.encoding import dumps
 from asm.adapters.sql.failures import Failure, Trouble
 from asm.adapters.sql.files import Files, make_file
 from asm.core.errors import Error

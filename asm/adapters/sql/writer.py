@@ -5,17 +5,18 @@
     callers ──► queue ──► group ──► begin ─► perform the set ─► commit ──► announce the appends ──► answer each
                             ▲            │
                             │            ├─► the connection broke, or others were in the way: the same group again
-                            │            └─► refused: each half by itself, until who is at fault stands alone
+                            │            └─► the database refused it: each half by itself, until who is at fault stands alone
                             └── all that waits at that moment, of one kind; nobody waits for more to come
 
 While one group is being committed the next one gathers, so a commit, which costs the same for one write as for many, is
-shared by as many as there are. Whoever is refused takes nobody along: a transaction that failed has changed nothing, and
-its halves are made again, each in a transaction of its own. Savepoints would be one for every write, whether any fails or
-not, and SQLite gives up the whole transaction for some errors, savepoints or none.
+shared by as many as there are. Whoever is refused takes nobody along. What the contract refuses is decided before anything is
+stored (:mod:`asm.adapters.sql.groups`). What only the database does fails the whole transaction, which has changed nothing
+then, and its halves are made again, each in a transaction of its own. Savepoints would be one for every write, whether any
+fails or not, and SQLite gives up the whole transaction for some errors, savepoints or none.
 
-A connection may break during the commit, and then nobody knows whether it took place. Events are simply appended again:
-those that are stored already are found by their ids. Who saved or deleted something is told that the outcome is unknown,
-because doing it again could undo what somebody else did in between.
+A connection may break during the commit, and then nobody knows whether it took place. Where what is stored now tells, as an
+event does by its id, the write is performed again, or taken for done. Who else saved or deleted something is told that the
+outcome is unknown, because doing it again could undo what somebody else did in between.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from typing import Any, Final
 from asm.adapters.appends import Appends
 from asm.adapters.sql.engine import Database, Patience
 from asm.adapters.sql.failures import Trouble
+from asm.adapters.sql.groups import perform
 from asm.adapters.sql.upkeep import Upkeep
-from asm.adapters.sql.writes import Outcome, Write, perform
+from asm.adapters.sql.writes import Outcome, Write
 from asm.core.errors import Error
 
 __all__ = ["MOST_EVENTS", "MOST_WRITES", "Cancel", "Done", "Writer"]

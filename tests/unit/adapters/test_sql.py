@@ -203,7 +203,7 @@ def test_the_tables_are_those_of_the_contract(store, path):
     assert columns == {
         "asm_schema_version": ["version_num"],
         "asm_sessions": list(session().to_fields()),
-        "asm_runs": list(run().to_fields()),
+        "asm_runs": [*run().to_fields(), "tokens"],
         "asm_events": list(event().to_fields()),
         "asm_session_sequences": [
             "session_id",

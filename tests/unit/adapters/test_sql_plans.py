@@ -48,6 +48,7 @@ def plans(store):
 
 
 BY_SEQUENCE = "SEARCH asm_events USING INDEX sqlite_autoindex_asm_events_2"
+BY_CORRELATION = "SEARCH asm_events USING INDEX asm_events_by_correlation"
 BY_TYPE = "SEARCH asm_events USING INDEX asm_events_by_type"
 DELETED = [
     "SCALAR SUBQUERY 1",
@@ -94,11 +95,20 @@ SORTED = "USE TEMP B-TREE FOR ORDER BY"
         ),
         (
             lambda s: s.get_events("ses 0", run_id="run", limit=5),
-            "SEARCH asm_events USING INDEX asm_events_by_run (session_id=? AND run_id=? AND sequence_number<?)",
+            "SEARCH asm_events USING INDEX asm_events_by_run (run_id=? AND session_id=? AND sequence_number<?)",
         ),
         (
             lambda s: s.get_events("ses 0", since=at(0), after=5),
             f"{BY_SEQUENCE} (session_id=? AND sequence_number>? AND sequence_number<?)",
+        ),
+        (
+            lambda s: s.get_events("ses 0", correlation_id="call", after=5),
+            f"{BY_CORRELATION} (correlation_id=? AND session_id=? AND sequence_number>? AND sequence_number<?)",
+        ),
+        (lambda s: s.get_events("ses 0", last=5), f"{BY_SEQUENCE} (session_id=? AND sequence_number<?)"),
+        (
+            lambda s: s.get_events("ses 0", type="run_failed", last=5),
+            f"{BY_TYPE} (session_id=? AND type=? AND sequence_number<?)",
         ),
         (
             lambda s: s.get_latest_sequence("ses 0"),
