@@ -18,7 +18,7 @@ from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
 from asm.adapters.sql.tables import events, runs, sessions
 from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
-from asm.adapters.sql.writer import Done, Writer
+from asm.adapters.sql.writer import Cancel, Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
 from asm.core import checks
 from asm.core.arguments import EventTypes, Expected, Flag
@@ -124,21 +124,23 @@ class SqlSessionStore(Queries):
         """
         return bring_up_to_date(url, sql=sql)
 
-    def submit(self, operation: str, arguments: dict[str, Any], done: Done) -> bool:
+    def submit(self, operation: str, arguments: dict[str, Any], done: Done) -> bool | Cancel:
         """Queue a write without waiting for it.
 
         :param operation: the name of an operation.
         :param arguments: its arguments by name, checked as :meth:`asm.operations.Operation.bind` does.
         :param done: called once, in the thread of the writer and after the commit, with the result and ``None``, or with
             ``None`` and the error; it must not block. In the caller's thread when the store is closed.
-        :returns: false for an operation that reads; nothing was done then, and it is to be called as a method.
+        :returns: false for an operation that reads; nothing was done then, and it is to be called as a method. Otherwise what
+            drops the write, unless it has begun: it does not take place then, ``done`` is not called, and nothing of it is
+            held any more. True when it is over already.
         """
         write = WRITES.get(operation)
         if write is None:
             return False
         try:
             self.require_open()
-            self._writer.submit(write(**arguments), done)
+            return self._writer.submit(write(**arguments), done)
         except Error as error:
             done(None, error)
         return True
@@ -146,9 +148,7 @@ class SqlSessionStore(Queries):
     # -- Sessions -------------------------------------------------------------------------------------------------
 
     def save_session(self, session: Session, *, replacing: Session | None = None) -> None:
-        if replacing is not None:
-            raise Error("capability_not_supported", "not yet")
-        self._write("save_session", session=session)
+        self._write("save_session", session=session, replacing=replacing)
 
     def get_session(self, session_id: str) -> Session:
         found = self._select(Session, select(sessions).where(sessions.c.id == session_id), all_or_none=True)
@@ -177,9 +177,7 @@ class SqlSessionStore(Queries):
     # -- Runs -----------------------------------------------------------------------------------------------------
 
     def save_run(self, run: Run, *, replacing: Run | None = None) -> None:
-        if replacing is not None:
-            raise Error("capability_not_supported", "not yet")
-        self._write("save_run", run=run)
+        self._write("save_run", run=run, replacing=replacing)
 
     def get_run(self, run_id: str) -> Run:
         found = self._select(Run, select(runs).where(runs.c.id == run_id), all_or_none=True)
@@ -208,15 +206,12 @@ class SqlSessionStore(Queries):
         return stored
 
     def append_events(self, events: list[Event], *, expect: Expected = None) -> list[Event]:
-        if expect is not None:
-            raise Error("capability_not_supported", "not yet")
-        stored: list[Event] = self._write("append_events", events=events)
+        stored: list[Event] = self._write("append_events", events=events, expect=expect)
         return stored
 
     def flush(self, result: ExecutionResult, *, expect: Expected = None) -> list[Event]:
-        if expect is not None:
-            raise Error("capability_not_supported", "not yet")
-        return self._write("flush", result=result)  # type: ignore[no-any-return]
+        stored: list[Event] = self._write("flush", result=result, expect=expect)
+        return stored
 
     def get_events(
         self,
