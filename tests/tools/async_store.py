@@ -42,7 +42,9 @@ def imported(modules: list[ast.Module]) -> set[str]:
 def coroutine(method: ast.FunctionDef) -> str:
     """Return the declaration of an operation as a coroutine."""
     returns = ast.unparse(method.returns)
-    return f"async def {method.name}({ast.unparse(method.args)}) -> {RETURNS.get(returns, returns)}: ..."
+    declared = ast.parse(f"async def {method.name}({ast.unparse(method.args)}) -> {RETURNS.get(returns, returns)}: ...")
+    declared.body[0].body = method.body[:1]  # an editor shows it where the operation is called
+    return ast.unparse(declared)
 
 
 def normal(text: str) -> str:
