@@ -20,22 +20,20 @@ return the last of what it read.
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NoReturn
 
+from asm.adapters.reading import ArtifactReader
 from asm.core.checks import MAX_KEY_BYTES
 from asm.core.errors import Error
 from asm.core.values import ArtifactInfo
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 __all__ = ["FileReader", "failure", "header_size", "pack_header"]
 
@@ -74,7 +72,7 @@ def failure(code: str, doing: str, path: Path, error: OSError, **details: Any) -
     return Error(code, f"failed to {doing}: {error.strerror or error} ({name}) at {path}", details=details)
 
 
-class FileReader(io.RawIOBase):
+class FileReader(ArtifactReader):
     """The data of an artifact's file, checked as it is read.
 
     :param path: the file. A link is not followed, and what is no plain file is not waited for.
@@ -89,7 +87,6 @@ class FileReader(io.RawIOBase):
     """What the header tells."""
 
     def __init__(self, path: Path, key: str | None = None, *, below: tuple[int, str] | None = None) -> None:
-        super().__init__()
         self._path = path
         directory, name = below or (None, path)
         try:
@@ -101,45 +98,12 @@ class FileReader(io.RawIOBase):
         try:
             self.info = self._read_header()
             if key is not None and self.info.key != key:
-                raise self._damaged(f"it is of the key {self.info.key!r}, not {key!r}")
+                self._fail(f"it is of the key {self.info.key!r}, not {key!r}")
         except BaseException:
             self.close()
             raise
-        self._left = self.info.byte_size
-        self._position = header_size(self.info.key)
-        self._hash = hashlib.sha256()
-
-    def readable(self) -> bool:
-        """Return true."""
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read some of the data; 0 bytes at its end.
-
-        :raises Error: ``storage_read_failed`` in place of the last bytes, when the data is not what was put.
-        """
-        view = memoryview(buffer)[: self._left]
-        try:
-            count = os.preadv(self._descriptor, [view], self._position)
-        except OSError as error:
-            raise failure("storage_read_failed", "read an artifact", self._path, error) from error
-        self._check(view[:count], wanted=len(view))
-        return count
-
-    def readall(self) -> bytes:
-        """Read the rest of the data.
-
-        :raises Error: as :meth:`readinto`.
-        """
-        parts: list[bytes] = []
-        while not parts or self._left:
-            try:
-                part = os.pread(self._descriptor, self._left, self._position)
-            except OSError as error:
-                raise failure("storage_read_failed", "read an artifact", self._path, error) from error
-            self._check(part, wanted=self._left)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        super().__init__(self.info.byte_size)
+        self._start = header_size(self.info.key)
 
     def close(self) -> None:
         """Close the file."""
@@ -147,36 +111,43 @@ class FileReader(io.RawIOBase):
             super().close()
             os.close(self._descriptor)
 
-    def _read_header(self) -> ArtifactInfo:
-        """Read and check the header, and the size of the file."""
+    def _fetch(self, size: int) -> bytes:
+        with self._reading():
+            return os.pread(self._descriptor, size, self._start + self._position)
+
+    def _fill(self, view: memoryview) -> int:
+        with self._reading():
+            return os.preadv(self._descriptor, [view], self._start + self._position)
+
+    def _checksum(self) -> str:
+        return self.info.checksum_sha256
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            status = os.fstat(self._descriptor)
-            head = os.pread(self._descriptor, LONGEST, 0) if stat.S_ISREG(status.st_mode) else b""
+            yield
         except OSError as error:
             raise failure("storage_read_failed", "read an artifact", self._path, error) from error
+
+    def _read_header(self) -> ArtifactInfo:
+        """Read and check the header, and the size of the file."""
+        with self._reading():
+            status = os.fstat(self._descriptor)
+            head = os.pread(self._descriptor, LONGEST, 0) if stat.S_ISREG(status.st_mode) else b""
         if len(head) < FIXED.size or not head.startswith(MAGIC):
-            raise self._damaged("it does not begin as an artifact's file does")
+            self._fail("it does not begin as an artifact's file does")
         _, size, digest, moment, key_size = FIXED.unpack_from(head)
         end = FIXED.size + key_size
         if head[end : end + CHECK.size] != CHECK.pack(zlib.crc32(head[:end])):
-            raise self._damaged("its header is not what was written")
+            self._fail("its header is not what was written")
         if status.st_size != end + CHECK.size + size:
-            raise self._damaged(f"it has {status.st_size} bytes and should have {end + CHECK.size + size}")
+            self._fail(f"it has {status.st_size} bytes and should have {end + CHECK.size + size}")
         updated_at = EPOCH + moment * MICROSECOND
         return ArtifactInfo(
             key=head[FIXED.size : end].decode(), byte_size=size, checksum_sha256=digest.hex(), updated_at=updated_at
         )
 
-    def _check(self, piece: bytes | memoryview, *, wanted: int) -> None:
-        """Take account of what was read; after the last of it, compare the checksum."""
-        if wanted and not piece:
-            raise self._damaged(f"it ends {self._left} bytes too early")
-        self._hash.update(piece)
-        self._position += len(piece)
-        self._left -= len(piece)
-        if self._left == 0 and self._hash.hexdigest() != self.info.checksum_sha256:
-            raise self._damaged("its data is not what was put: the checksum differs")
-
-    def _damaged(self, problem: str) -> Error:
+    def _fail(self, problem: str) -> NoReturn:
         details = {"reason": "damaged", "path": str(self._path)}
-        return Error("storage_read_failed", f"the artifact file {self._path} is damaged: {problem}", details=details)
+        message = f"the artifact file {self._path} is damaged: {problem}; restore it, or put or delete its key"
+        raise Error("storage_read_failed", message, details=details)

@@ -30,6 +30,7 @@ pytest.register_assert_rewrite(
             "reading",
             "runs",
             "samples",
+            "seeking",
             "sessions",
             "streams",
             "waiting",

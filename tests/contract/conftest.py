@@ -214,6 +214,10 @@ VARIANTS = {
         "s3 tree": s3_tree,
         "custom tree": custom_tree,
     },
+    "artifact here": {
+        "files": files,
+        "s3": s3,
+    },
 }
 
 

@@ -26,16 +26,14 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NoReturn
 
+from asm.adapters.reading import ArtifactReader
 from asm.chunks import chunks
 from asm.core.checks import MAX_KEY_BYTES
 from asm.core.errors import Error
 from asm.core.values import ArtifactInfo
 from asm.ports import Data
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 __all__ = ["LONGEST", "ObjectReader", "ObjectSource", "pack_trailer", "trailer_size", "unpack_trailer"]
 
@@ -88,7 +86,8 @@ def unpack_trailer(end: bytes, total: int, name: str) -> ArtifactInfo:
 def damaged(name: str, problem: str) -> Error:
     """Return the error for an object that is not what was put."""
     details = {"reason": "damaged", "object": name}
-    return Error("storage_read_failed", f"the object {name} is damaged: {problem}", details=details)
+    message = f"the object {name} is damaged: {problem}; restore it, or put or delete its key"
+    return Error("storage_read_failed", message, details=details)
 
 
 class ObjectSource:
@@ -144,11 +143,12 @@ class ObjectSource:
         return True
 
 
-class ObjectReader(io.RawIOBase):
+class ObjectReader(ArtifactReader):
     """The data of an artifact's object, checked as it comes.
 
-    A service does not wait for ever for a reader that takes its time. When it stops sending, the rest is asked for anew,
-    as long as something comes.
+    What is read in a row is streamed from one answer. After a ``seek``, the next read asks for the object from there on. A
+    service does not wait for ever for a reader that takes its time: when it stops sending, the rest is asked for anew, as long
+    as something comes.
 
     :param body: what the service sends, with ``read`` and ``close``.
     :param total: the size of the object in bytes.
@@ -169,41 +169,13 @@ class ObjectReader(io.RawIOBase):
         reading: Callable[[], AbstractContextManager[None]],
         resume: Callable[[int], Any],
     ) -> None:
-        super().__init__()
         self._body, self._total, self._key, self._name = body, total, key, name
         self._reading, self._resume = reading, resume
-        self._position = self._resumed_at = 0
-        self.byte_size = self._left = total - trailer_size(key)
-        self._hash = hashlib.sha256()
-        self._checked = False
-        if self._left < 0:
+        self._sent = self._resumed_at = 0  # up to which byte the body was read, and where it was taken up again
+        super().__init__(total - trailer_size(key))
+        if self.byte_size < 0:
             self.close()
             raise damaged(name, "it does not end as an artifact's object does")
-
-    def readable(self) -> bool:
-        """Return true."""
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read some of the data; 0 bytes at its end.
-
-        :raises Error: ``storage_read_failed`` in place of the last bytes, when the data is not what was put;
-            ``storage_connection_failed`` when the service stopped sending.
-        """
-        view = memoryview(buffer).cast("B")
-        piece = self._read(len(view))
-        view[: len(piece)] = piece
-        return len(piece)
-
-    def readall(self) -> bytes:
-        """Read the rest of the data.
-
-        :raises Error: as :meth:`readinto`.
-        """
-        parts: list[bytes] = []
-        while not parts or self._left:
-            parts.append(self._read(self._left))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Close the connection, or give it back if all was read."""
@@ -211,46 +183,55 @@ class ObjectReader(io.RawIOBase):
             super().close()
             self._body.close()
 
-    def _read(self, size: int) -> bytes:
-        piece = self._receive(min(size, self._left))
-        self._hash.update(piece)
-        self._left -= len(piece)
-        if self._left == 0 and not self._checked:
-            self._check()
-        return piece
+    def _fetch(self, size: int) -> bytes:
+        return self._receive(self._position, size)
 
-    def _receive(self, size: int) -> bytes:
-        """Read from the service; nothing only if nothing was wanted."""
-        if size == 0:
-            return b""
+    def _receive(self, position: int, size: int) -> bytes:
+        """Read from the service; nothing only if it has no more."""
+        if position != self._sent:
+            self._take_up(position)
         try:
             with self._reading():
                 piece: bytes = self._body.read(size)
         except Error as error:
-            if error.code != "storage_connection_failed" or self._position == self._resumed_at:
+            if error.code != "storage_connection_failed" or position == self._resumed_at:
                 raise
-            self._resumed_at = self._position
-            rest = self._resume(self._position)
+            rest = self._resume(position)
             if rest is None:
                 raise
-            self._body.close()
-            self._body = rest
-            return self._receive(size)
-        if not piece:
-            raise damaged(self._name, f"it ends {self._left} bytes too early")
-        self._position += len(piece)
+            self._go_on(rest, position)
+            return self._receive(position, size)
+        self._sent += len(piece)
         return piece
 
-    def _check(self) -> None:
-        """Compare what was read with what the trailer tells."""
-        end = bytearray()
+    def _take_up(self, position: int) -> None:
+        """Ask for the object from another byte on."""
+        rest = self._resume(position)
+        if rest is None:
+            problem = (
+                f"the artifact {self._key!r} is not there any more as it was opened, or the service gives no part of "
+                "an object; open it again"
+            )
+            raise Error("storage_read_failed", problem, details={"reason": "changed", "key": self._key, "object": self._name})
+        self._go_on(rest, position)
+
+    def _go_on(self, body: Any, position: int) -> None:
+        self._body.close()
+        self._body, self._sent, self._resumed_at = body, position, position
+
+    def _checksum(self) -> str:
+        """Read the trailer, which stands behind the data."""
+        end = b""
         while missing := trailer_size(self._key) - len(end):
-            end += self._receive(missing)
-        info = unpack_trailer(bytes(end), self._total, self._name)
+            if not (piece := self._receive(self.byte_size + len(end), missing)):
+                self._fail(f"it ends {missing} bytes too early")
+            end += piece
+        info = unpack_trailer(end, self._total, self._name)
         if info.key != self._key:
-            raise damaged(self._name, f"it is of the key {info.key!r}, not {self._key!r}")
-        if self._hash.hexdigest() != info.checksum_sha256:
-            raise damaged(self._name, "its data is not what was put: the checksum differs")
-        self._checked = True
+            self._fail(f"it is of the key {info.key!r}, not {self._key!r}")
         with self._reading():
             self._body.read(1)  # sees the end, so that the connection can be used again
+        return info.checksum_sha256
+
+    def _fail(self, problem: str) -> NoReturn:
+        raise damaged(self._name, problem)

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, cast, get_args
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import URL, Connection, Select, select
 
 from asm.adapters.appends import Appends
 from asm.adapters.base import Adapter
@@ -18,13 +18,14 @@ from asm.adapters.sql.listener import Listener
 from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
 from asm.adapters.sql.tables import events, runs, sequences, sessions
-from asm.adapters.sql.urls import parse_url
+from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
 from asm.adapters.sql.writer import Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
 from asm.core import checks
-from asm.core.arguments import EventTypes, Expected
+from asm.core.arguments import EventTypes, Expected, Flag
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
+from asm.core.options import options, options_of
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus, Value
 from asm.operations import implements
 from asm.ports import ExecutionResult, SessionStore
@@ -60,31 +61,23 @@ class SqlSessionStore(Adapter):
         tells why the database cannot be used.
     """
 
+    @options
     def __init__(
         self,
         *,
-        url: str,
-        busy_timeout: float = 4.0,
-        migrate: Migrate = "check",
-        pool_size: int = 8,
-        create: bool = True,
-        prepared_statements: bool = False,
-        listen_url: str | None = None,
+        url: Url,
+        busy_timeout: Annotated[float, checks.seconds(0, 86400)] = 4.0,
+        migrate: Annotated[Migrate, checks.one_of(*get_args(Migrate))] = "check",
+        pool_size: Annotated[int, checks.whole(1, 1000)] = 8,
+        create: Flag = True,
+        prepared_statements: Flag = False,
+        listen_url: OptionalUrl = None,
     ) -> None:
-        # Named, because a subclass may take more options.
-        SqlSessionStore.preflight(
-            url=url,
-            busy_timeout=busy_timeout,
-            migrate=migrate,
-            pool_size=pool_size,
-            create=create,
-            prepared_statements=prepared_statements,
-            listen_url=listen_url,
-        )
+        database, listening = cast("URL", url), cast("URL | None", listen_url)
+        check_listening(database, listening)
         self.appends = Appends()
-        listening = None if listen_url is None else parse_url(listen_url, "listen_url")
         self._database = Database(
-            parse_url(url), busy_timeout, pool_size, create=create, prepared=prepared_statements, listen_url=listening
+            database, busy_timeout, pool_size, create=create, prepared=prepared_statements, listen_url=listening
         )
         try:
             require(self._database, migrate)
@@ -119,20 +112,8 @@ class SqlSessionStore(Adapter):
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check the options, and that a SQLite file can be written to or could be made."""
-        super().preflight(**options)
-        parsed = parse_url(options["url"])
-        if options.get("listen_url") is not None:
-            listening = parse_url(options["listen_url"], "listen_url")
-            if {parsed.get_backend_name(), listening.get_backend_name()} != {"postgresql"}:
-                checks.refuse("listen_url", "is for PostgreSQL: leave it out, or give both URLs as postgresql://…")
-        for name in ("create", "prepared_statements"):
-            if not isinstance(options.get(name, False), bool):
-                checks.refuse(name, f"must be true or false, not {checks.shown(options[name])}")
-        if checks.amount(options.get("busy_timeout", 0.0), "busy_timeout") < 0:
-            checks.refuse("busy_timeout", f"must be a number of seconds, 0 or greater, not {options['busy_timeout']}")
-        if options.get("migrate", "check") not in get_args(Migrate):
-            checks.refuse("migrate", f'must be "auto" or "check", not {checks.shown(options["migrate"])}')
-        checks.limit(options.get("pool_size", 1), "pool_size")
+        given = options_of(cls).check(options)
+        check_listening(given["url"], given["listen_url"])
 
     @classmethod
     def migrate_schema(cls, *, url: str, sql: bool = False, **_options: Any) -> str | None:
@@ -253,20 +234,25 @@ class SqlSessionStore(Adapter):
         last: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
-        if correlation_id is not None or until is not None or last is not None:
-            raise Error("capability_not_supported", "not yet")
+        number = events.c.sequence_number
         query = select(events).where(events.c.session_id == session_id, without_deleted(session_id))
-        query = query.order_by(events.c.sequence_number).limit(limit)
+        query = query.order_by(number).limit(limit) if last is None else query.order_by(number.desc()).limit(last)
         if run_id is not None:
             query = query.where(events.c.run_id == run_id)
         if type is not None:
             query = query.where(among(events.c.type, type))
+        if correlation_id is not None:
+            query = query.where(events.c.correlation_id == correlation_id)
         if since is not None:
             query = query.where(events.c.timestamp >= since)
+        if until is not None:
+            query = query.where(events.c.timestamp < until)
         if after is not None:
-            query = query.where(events.c.sequence_number > after)
+            query = query.where(number > after)
         if before is not None:
-            query = query.where(events.c.sequence_number < before)
+            query = query.where(number < before)
+        if last is not None:
+            return self._select(Event, query)[::-1]
         return self.appends.wait(session_id, lambda: self._select(Event, query), wait_timeout_ms)
 
     def delete_events(
@@ -277,7 +263,8 @@ class SqlSessionStore(Adapter):
         run_id: str | None = None,
         type: EventTypes = None,  # noqa: A002
     ) -> int:
-        raise Error("capability_not_supported", "not yet")
+        count: int = self._write("delete_events", session_id=session_id, through=through, run_id=run_id, type=type)
+        return count
 
     def get_latest_sequence(self, session_id: str) -> int:
         query = select(sequences.c.last_sequence).where(sequences.c.session_id == session_id)

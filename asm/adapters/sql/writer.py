@@ -119,7 +119,7 @@ class Writer:
         while (group := self._next()) is not None:
             if group:
                 self._commit(group)
-                self._upkeep.after_writes(deleted=_deletes(group[0].write))
+                self._upkeep.after_writes(deleted=group[0].write.kind != "stores")
             self._upkeep.step(idle=not group)
 
     def _next(self) -> list[_Pending] | None:
@@ -138,7 +138,7 @@ class Writer:
             while self._queue and len(group) < MOST_WRITES:
                 following = self._queue[0].write
                 weight += len(following.events)
-                if group and (weight > MOST_EVENTS or _deletes(following) != _deletes(group[0].write)):
+                if group and (weight > MOST_EVENTS or following.kind != group[0].write.kind or not following.shares):
                     break
                 group.append(self._queue.popleft())
             return group
@@ -204,7 +204,3 @@ def _tell(item: _Pending, result: Any, error: BaseException | None) -> None:
         item.done(result, error)
     except Exception:  # noqa: BLE001  # one that cannot be told must not keep the others waiting
         _log.exception("whoever asked for a write could not be told of its outcome")
-
-
-def _deletes(write: Write) -> bool:
-    return write.deleted is not None

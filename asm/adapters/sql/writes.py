@@ -21,9 +21,10 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func
 from sqlalchemy.dialects import postgresql, sqlite
 
 from asm.adapters.appends import flushed_run, numbered, require_same_session
-from asm.adapters.sql.deletions import Counter, delete_sessions, make_way, remove_by_id
+from asm.adapters.sql.deletions import Counter, delete_events, delete_sessions, make_way, remove_by_id
 from asm.adapters.sql.insertion import insert_events
 from asm.adapters.sql.tables import Time, events, runs, sessions
+from asm.adapters.totals import tokens
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session, Value
 
@@ -46,12 +47,13 @@ def _nothing(_stored: list[Event]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write: what it stores, or the session that it deletes."""
+    """One write: what it stores, or the session that it deletes, or which events of one."""
 
     events: Sequence[Event] = ()
     session: Session | None = None
     run: Run | None = None
     deleted: str | None = None
+    deleted_events: Mapping[str, Any] | None = None
     answer: Callable[[list[Event]], Any] = _nothing
     """Makes the result of the operation from the events as they are stored."""
 
@@ -61,13 +63,24 @@ class Write:
 
         Events are, by their ids. A value that is saved twice may undo what somebody else saved in between.
         """
-        return self.session is None and self.run is None and self.deleted is None
+        return self.session is None and self.run is None and self.kind == "stores"
+
+    @property
+    def kind(self) -> str:
+        """What it has in common with those that it may be performed with."""
+        return "stores" if self.deleted is None is self.deleted_events else "deletes" if self.deleted else "deletes events"
+
+    @property
+    def shares(self) -> bool:
+        """Whether it may be performed with others. Which events of a session match is counted, and that takes its time."""
+        return self.deleted_events is None
 
 
 WRITES: Final[dict[str, Callable[..., Write]]] = {
     "save_session": lambda session: Write(session=session),
     "delete_session": lambda session_id: Write(deleted=session_id),
     "save_run": lambda run: Write(run=run),
+    "delete_events": lambda session_id, **which: Write(deleted_events={"session_id": session_id} | which),
     "append_event": lambda event: Write([event]),
     "append_event_with_sequence": lambda event: Write([event], answer=lambda stored: stored[0]),
     "append_events": lambda events: Write(events, answer=lambda stored: stored),
@@ -77,7 +90,7 @@ WRITES: Final[dict[str, Callable[..., Write]]] = {
 
 
 def perform(connection: Connection, writes: Sequence[Write], *, again: bool = False) -> list[Any]:
-    """Perform writes that either all delete or all store; return the result of each.
+    """Perform writes of one kind; return the result of each.
 
     Rows are locked in the order that :mod:`asm.adapters.sql.postgres` explains.
 
@@ -88,6 +101,8 @@ def perform(connection: Connection, writes: Sequence[Write], *, again: bool = Fa
         # A counter is made where there is none, because its lock keeps others from appending in the middle.
         delete_sessions(connection, _count(connection, dict.fromkeys(sorted({str(write.deleted) for write in writes}), 0)))
         return [None] * len(writes)
+    if writes[0].deleted_events is not None:
+        return [delete_events(connection, **write.deleted_events) for write in writes if write.deleted_events is not None]
     stored = _append(connection, [event for write in writes for event in write.events], again=again)
     _save(connection, sessions, [write.session for write in writes if write.session is not None])
     _save(connection, runs, [write.run for write in writes if write.run is not None])
@@ -193,8 +208,8 @@ def _insert(dialect: str, table: Table) -> Any:
 
 def _row(value: Session | Run) -> dict[str, Any]:
     """Return the columns of a session or run."""
-    row = value.to_fields()
-    return row | {"status": str(row["status"])}
+    row = value.to_fields() | {"status": str(value.status)}
+    return row | {"tokens": tokens(value.token_usage)} if isinstance(value, Run) else row
 
 
 def values(connection: Connection, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:

@@ -131,3 +131,23 @@ def test_a_file_that_shrinks_while_it_is_read(store, tmp_path):
 def test_the_reader_does_not_lend_its_descriptor(store, file):
     with store.open("ключ") as reader, pytest.raises(OSError, match="fileno"):
         reader.fileno()
+
+
+def test_what_is_read_in_order_is_checked_whatever_else_is_read_in_between(store, tmp_path):
+    data = bytes(range(256)) * 4096 * 3
+    store.put("key", data)
+    path = next(path for path in (tmp_path / "objects").rglob("*") if path.is_file())
+    with path.open("r+b") as changed:
+        changed.seek(65 + 10)
+        changed.write(b"\xff")
+    with FileReader(path) as reader:
+        reader.seek(MIB)
+        assert reader.readall() == data[MIB:]
+        reader.seek(0)
+        begin = reader.read(MIB)
+        assert begin != data[:MIB]
+        reader.seek(-10, 2)
+        assert reader.read(10) == data[-10:]
+        reader.seek(MIB // 2)
+        with refused("storage_read_failed", reason="damaged"):
+            reader.readall()

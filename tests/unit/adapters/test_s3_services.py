@@ -301,6 +301,24 @@ def test_a_broken_connection_is_not_taken_up_with_another_object(aws):
         file.read()
 
 
+def test_a_seek_asks_for_nothing_and_the_read_after_it_for_the_rest(aws):
+    data = content(80_000)
+    slipping = Slipping(data)
+    with service(slipping) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
+        with store.open("key") as file:
+            assert file.seek(0, 2) == 80_000
+            assert file.seek(70_000) == 70_000
+            assert slipping.ranges == [0]
+            assert file.read() == data[70_000:]
+            assert slipping.ranges == [0, 70_000]
+        slipping.ranges.clear()
+        slipping.tags = ["one", "two"]
+        with store.open("key") as file:
+            file.seek(70_000)
+            with refused("storage_read_failed", reason="changed"):
+                file.read()
+
+
 def test_an_empty_object_that_is_not_ours(aws):
     def answer(request):
         if "list-type" in request.path:

@@ -83,7 +83,8 @@ def test_arguments_arrive_as_they_were_sent(name, arguments):
 @pytest.mark.parametrize(("name", "result"), RESULTS)
 def test_results_arrive_as_they_were_sent(name, result):
     operation = OPERATIONS[name]
-    assert decode_result(operation, over_the_wire(encode_result(operation, result)), {}) == result
+    sent = {"result": {"session": SESSION}} if name == "flush" else {}
+    assert decode_result(operation, over_the_wire(encode_result(operation, result)), sent) == result
 
 
 OTHER = asm.Event.new(type="message_sent", session_id=SESSION.id)
