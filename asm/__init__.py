@@ -31,9 +31,11 @@ from asm.core.errors import (
     ToolError,
     ValidationError,
 )
+from asm.core.results import Page, SessionStats, Usage
 from asm.core.values import ArtifactInfo, Event, EventType, Run, RunStatus, Session, SessionStatus
 from asm.operations import implements
-from asm.ports import ArtifactStore, SessionStore
+from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
+from asm.registry import CLASSES, load, missing
 
 if TYPE_CHECKING:
     from asm import aio
@@ -56,18 +58,23 @@ __all__ = [
     "FileArtifactStore",
     "Handle",
     "InMemorySessionStore",
+    "Maintenance",
+    "Page",
     "ProviderError",
     "ResourceError",
     "Run",
     "RunStatus",
     "S3ArtifactStore",
     "Session",
+    "SessionQueries",
+    "SessionStats",
     "SessionStatus",
     "SessionStore",
     "SqlSessionStore",
     "StateError",
     "StorageError",
     "ToolError",
+    "Usage",
     "ValidationError",
     "__version__",
     "aio",
@@ -75,24 +82,18 @@ __all__ = [
     "implements",
 ]
 
-_LATER: Final = {
-    "CompositeSessionStore": "asm.linked",
-    "FileArtifactStore": "asm.adapters",
-    "Handle": "asm.linked",
-    "InMemorySessionStore": "asm.adapters",
-    "S3ArtifactStore": "asm.adapters",
-    "SqlSessionStore": "asm.adapters",
-}
-"""What is imported when it is asked for, and from where."""
+_LINKED: Final = ("CompositeSessionStore", "Handle")
+"""What needs processes, and is imported when it is asked for; so are the stores."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "aio":
         return importlib.import_module("asm.aio")
-    if name in _LATER:
+    if name in CLASSES:
+        return load(CLASSES[name])
+    if name in _LINKED:
         try:
-            module = importlib.import_module(_LATER[name])
+            return getattr(importlib.import_module("asm.linked"), name)
         except ModuleNotFoundError as error:
-            raise importlib.import_module("asm.adapters").missing(f"asm.{name}", error) from error
-        return getattr(module, name)
+            raise missing(f"asm.{name}", error) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,19 +3,16 @@
     file ──► TOML ──► ${VAR} from the environment ──► tables and types ──► stores and references ──► Settings
 
 Every problem is found in one pass, and each is told with its place in the file and what to do. Nothing is touched: a
-store's own options are checked against the parameters of its constructor, and by its ``preflight``.
+store's own options are checked as its constructor does (:mod:`asm.core.options`), and by its ``preflight``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 import re
 import sys
 import tomllib
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -23,10 +20,11 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from asm.adapters import contract_of, load
 from asm.core.errors import Error
+from asm.core.options import options_of
 from asm.processes.access import Access, find_group
 from asm.processes.limits import Limits
+from asm.registry import contract_of, load
 from asm.wire.credentials import find_user
 from asm.wire.frames import MAX_FRAME
 from asm.wire.names import check_name, find_runtime_dir, socket_path
@@ -348,56 +346,20 @@ def _check_store(store: str, options: Mapping[str, Any], where: str) -> tuple[st
     except Error as error:
         return "", [f"{where}.store: {error.message}"]
     try:
-        if problems := [f"{where}{problem}" for problem in _check_options(kind, options)]:
+        if problems := [_about_option(where, error) for error in options_of(kind).problems(options)]:
             return contract, problems
         if preflight := getattr(kind, "preflight", None):
             preflight(**options)
     except Error as error:
-        field = error.details.get("field")
-        return contract, [f"{where}{f'.{field}' if field in options else ''}: {error.message}"]
+        return contract, [_about_option(where, error)]
     except Exception as error:  # noqa: BLE001  # a store of somebody else's may raise anything
         return contract, [f"{where}: the options of {store} could not be checked: {type(error).__name__}"]
     return contract, []
 
 
-def _check_options(kind: type, options: Mapping[str, Any]) -> Iterator[str]:
-    """Compare options with the keyword parameters of a constructor."""
-    constructor: Any = kind.__init__  # type: ignore[misc]  # it is this class that will be called
-    try:
-        hints = typing.get_type_hints(constructor)
-    except Exception:  # noqa: BLE001  # names that only a type checker knows: then the names of the options are what is checked
-        hints = {}
-    fields: dict[str, Any] = {}
-    open_ended = False
-    for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            open_ended = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (_plain(hints.get(parameter.name, Any)), default)
-    model = pydantic.create_model(
-        kind.__name__,
-        __config__=ConfigDict(extra="allow" if open_ended else "forbid", strict=True, arbitrary_types_allowed=True),
-        **fields,
-    )
-    try:
-        model.model_validate(dict(options))
-    except pydantic.ValidationError as error:
-        for item in error.errors():
-            name = item["loc"][0]
-            if item["type"] == "extra_forbidden":
-                yield f".{name}: {kind.__name__} has no such option; it takes: {', '.join(fields) or 'none'}"
-            elif item["type"] == "missing":
-                yield f".{name}: is missing; {kind.__name__} needs it"
-            else:
-                yield f".{name}: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def _plain(hint: Any) -> Any:
-    """Return the type that an option in TOML must have; what TOML has no type for, the store itself checks."""
-    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Literal) else (hint,)
-    known = (str, int, float, bool, type(None))
-    return hint if all(part in known or isinstance(part, str) or str in (hint, part) for part in parts) else Any
+def _about_option(where: str, error: Error) -> str:
+    field = error.details.get("field")
+    return f"{where}{f'.{field}' if field else ''}: {error.message}"
 
 
 def _check_reference(

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asm.adapters import contract_of, load
 from asm.client.blocking import Client
 from asm.client.calling import DEFAULT_TIMEOUT, check_timeout
 from asm.core.errors import Error
+from asm.core.options import options_of
 from asm.processes.composite import Module, Named
+from asm.registry import contract_of, load
 from asm.tree import composite_spec, preload, worker_spec
 from asm.wire.names import check_name, find_runtime_dir, prepare_runtime_dir, socket_path
 from asm_supervisor import Child, ChildSpec, Listener, NameInUse, StartFailed
@@ -76,7 +77,9 @@ def start_link(
         ``storage_error`` when the process did not come up.
     """
     check_timeout(timeout)
-    if preflight := getattr(store, "preflight", None):
+    kind = load(store) if isinstance(store, str) else store
+    options_of(kind).check(options)
+    if preflight := getattr(kind, "preflight", None):
         preflight(**options)
     name, path = _place(name, runtime_dir)
     child = _start(worker_spec(name, store, options, path), preload([store]))

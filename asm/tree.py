@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from asm.adapters import resolve
 from asm.config import BackendSettings, CompositeSettings, ModuleSettings, Settings
 from asm.processes import composite, worker
 from asm.processes.access import Access
 from asm.processes.composite import Module, Named
 from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
+from asm.registry import resolve
 from asm.wire.names import prepare_runtime_dir, socket_path
 from asm_supervisor import Backoff, ChildSpec, Exit, Snapshot, Supervisor
 

@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy
 
 from asm.adapters.sql.schema import migrate
+from asm.adapters.sql.tables import METADATA
 
 # No test asserts a duration: on a busy machine every example may take its time.
 hypothesis.settings.register_profile("asm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -142,7 +143,7 @@ class Server:
     def empty(self, url: str) -> None:
         """Delete all that our tables hold."""
         with self.connect(sqlalchemy.make_url(url).database) as connection:
-            for table in ("asm_sessions", "asm_runs", "asm_events", "asm_session_sequences", "asm_artifacts"):
+            for table in METADATA.tables:
                 connection.execute(f"DELETE FROM {table}")
 
 

@@ -19,43 +19,46 @@ from typing import Final
 
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
-from asm.core.values import Event, Run
+from asm.core.values import Event, Run, Session
 from asm.ports import ExecutionResult
 
-__all__ = ["Appends", "Callback", "flushed_run", "numbered", "require_same_session"]
+__all__ = ["Appends", "Callback", "flushed_run", "numbered", "require_expected", "require_same_session", "require_unchanged"]
 
 _log: Final = logging.getLogger(__name__)
 
 Callback = Callable[[str | None], object]
 """Told the id of a session that has new events; ``None`` means that any session may have."""
 
-Reserve = Callable[[Mapping[str, int]], Mapping[str, int]]
-"""Takes how many numbers each session needs, returns the first of each. The sessions come in the order of their ids, so that
-two who reserve and lock never wait for each other."""
+Latest = Callable[[str], int]
+"""Returns the last number that was given in a session; 0 if none was."""
 
 
-def numbered(events: Iterable[Event], stored: Mapping[str, Event], reserve: Reserve) -> dict[str, Event]:
+def numbered(
+    events: Iterable[Event], stored: Mapping[str, Event], latest: Latest, expect: Mapping[str, int] | None = None
+) -> dict[str, Event]:
     """Give sequence numbers to the events that are new, in their order.
 
     :param events: what is to be appended; of an id that comes twice, the first counts.
     :param stored: those of them that are stored already, and others, by id.
-    :param reserve: reserves the numbers; it is not called when there is nothing new.
+    :param expect: where sessions are expected to stand, as :meth:`asm.SessionStore.append_events` has it.
     :returns: the new events by id, with their numbers, in their order.
-    :raises Error: ``session_mismatch`` when an id is that of another session's event. No numbers were reserved then.
+    :raises Error: ``session_mismatch`` when an id is that of another session's event, and as :func:`require_expected`.
     """
     new: dict[str, Event] = {}
-    needs: dict[str, int] = {}
+    known: Event | None = None
     for event in events:
         known = stored.get(event.id) or new.get(event.id)
         if known is None:
             new[event.id] = event
-            needs[event.session_id] = needs.get(event.session_id, 0) + 1
         else:
             require_same_session("event", event, known)
-    following = dict(reserve(dict(sorted(needs.items())))) if needs else {}
+    if expect and (new or known is None):
+        require_expected(expect, latest)
+    last: dict[str, int] = {}
     for event in new.values():
-        new[event.id] = event.sequenced(following[event.session_id])
-        following[event.session_id] += 1
+        session_id = event.session_id
+        number = last[session_id] = (last[session_id] if session_id in last else latest(session_id)) + 1
+        new[event.id] = event.sequenced(number)
     return new
 
 
@@ -73,10 +76,48 @@ def require_same_session(kind: str, given: Event | Run, stored: Event | Run) -> 
         )
 
 
-def flushed_run(result: ExecutionResult) -> Run:
-    """Return the run of a ``flush``, with the ``provider_metadata`` that came beside it merged into its own."""
-    run = result["run"]
-    return run.changed(provider_metadata={**run.provider_metadata, **result.get("provider_metadata", {})})
+def require_unchanged(expected: Session | Run, stored: Session | Run | None) -> None:
+    """Refuse to replace a value that is not stored as whoever replaces it expects.
+
+    :param expected: what was given as ``replacing``.
+    :param stored: what is stored under its id, if anything is.
+    :raises Error: ``conflict``, with the id and the map of what is stored as ``current``.
+    """
+    if stored != expected:
+        kind = type(expected).__name__.lower()
+        problem = "is not stored any more, or never was" if stored is None else "was changed by somebody else in the meantime"
+        raise Error(
+            "conflict",
+            f"the {kind} {expected.id!r} {problem}; read it, change that, and save it again",
+            details={f"{kind}_id": expected.id, "current": None if stored is None else stored.to_map()},
+        )
+
+
+def require_expected(expect: Mapping[str, int] | None, latest: Latest) -> None:
+    """Refuse an append to sessions of which one does not stand where it is expected to.
+
+    Not called when there are events and all of them are stored already: these come back whatever is expected, and the rest of
+    a ``flush`` is stored as ever.
+
+    :param expect: what was given as ``expect``.
+    :raises Error: ``conflict``, for the first of the sessions by id.
+    """
+    for session_id, expected in sorted((expect or {}).items()):
+        if (actual := latest(session_id)) != expected:
+            raise Error(
+                "conflict",
+                f"the session {session_id!r} stands at {actual}, and not at {expected}: somebody else appended to it or "
+                f"deleted it; read what is there now, and append again if that still makes sense",
+                details={"session_id": session_id, "expected": expected, "actual": actual},
+            )
+
+
+def flushed_run(result: ExecutionResult) -> Run | None:
+    """Return the run of a ``flush``, if it has one, with the ``provider_metadata`` that came beside it merged into its own."""
+    run, beside = result.get("run"), result.get("provider_metadata")
+    if run is None or not beside:
+        return run
+    return run.changed(provider_metadata={**run.provider_metadata, **beside})
 
 
 class Appends:

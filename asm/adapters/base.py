@@ -1,17 +1,16 @@
 """What our stores have in common beside their contract: how they are checked, closed and started in a process.
 
-A store need not derive from :class:`Adapter`. Whatever has the operations of a contract is one; see :mod:`asm.adapters`.
+A store need not derive from :class:`Adapter`. Whatever has the operations of a contract is one; see :mod:`asm.registry`.
 """
 
 from __future__ import annotations
 
-import inspect
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from asm.adapters import missing
-from asm.core import checks
 from asm.core.errors import Error
+from asm.core.options import options_of
+from asm.registry import missing
 
 if TYPE_CHECKING:
     from asm.linked import Handle
@@ -64,14 +63,7 @@ class Adapter:
         :raises Error: ``validation_error`` for options that can never work, with the name of the option in
             ``details["field"]``; ``dependency_not_available`` when a package is missing.
         """
-        parameters = inspect.signature(cls).parameters
-        known = f"takes: {', '.join(parameters)}" if parameters else "takes no options"
-        for name in options:
-            if name not in parameters:
-                checks.refuse(name, f"is no option of {cls.__name__}; it {known}")
-        for name, parameter in parameters.items():
-            if parameter.default is inspect.Parameter.empty and name not in options:
-                checks.refuse(name, f"is required by {cls.__name__}")
+        options_of(cls).check(options)
 
     @classmethod
     def start_link(

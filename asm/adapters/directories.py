@@ -9,17 +9,17 @@ from typing import Any
 
 from asm.core import checks
 
-__all__ = ["check_place", "check_text", "make_directories", "sync_directory"]
+__all__ = ["check_path", "check_place", "make_directories", "sync_directory"]
 
 
-def check_text(path: Any, field: str) -> str:
-    """Check an option that holds a path; return it as text.
+def check_path(path: Any, field: str) -> Path:
+    """Check an option that holds a path; return it, absolute.
 
     :raises Error: ``validation_error``.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         checks.refuse(field, f"must be a path, not {checks.kind(path)}")
-    return checks.identifier(os.fspath(path), field)
+    return Path(checks.identifier(os.fspath(path), field)).absolute()
 
 
 def check_place(directory: Path, field: str) -> None:

@@ -30,17 +30,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Annotated, Any, BinaryIO, Final, cast
 
 from asm.adapters.artifact_file import FileReader, failure, header_size, pack_header
 from asm.adapters.base import Adapter
-from asm.adapters.directories import check_text, sync_directory
+from asm.adapters.directories import check_path, sync_directory
 from asm.adapters.file_index import KeyIndex, entries, file_name
 from asm.adapters.roots import OBJECTS, TMP, Root, examine
 from asm.chunks import CHUNK, chunks
-from asm.core import checks
-from asm.core.arguments import ArtifactInfos
+from asm.core.arguments import ArtifactInfos, Flag
 from asm.core.errors import Error
+from asm.core.options import options, options_of
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
 from asm.ports import ArtifactStore, Data
@@ -67,8 +67,9 @@ class FileArtifactStore(Adapter):
         with ``details["away"]`` when a store that was there is away; ``storage_write_failed`` when none can be made.
     """
 
-    def __init__(self, *, root: str | os.PathLike[str], create: bool = True) -> None:
-        self._root = Root(_check(root, create=create), create=create)
+    @options
+    def __init__(self, *, root: Annotated[str | os.PathLike[str], check_path], create: Flag = True) -> None:
+        self._root = Root(Path(root), create=create)
         self._names = map(f"{secrets.token_hex(8)}-{{}}".format, itertools.count())
         self._synced: set[str] = set()
         self._unsynced: set[str] = set()  # directories from which something was deleted that a power loss may bring back
@@ -79,10 +80,9 @@ class FileArtifactStore(Adapter):
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check that the root is a store, or that one could be made there. One that is away is no mistake."""
-        super().preflight(**options)
-        create = options.get("create", True)
+        given = options_of(cls).check(options)
         try:
-            examine(_check(options["root"], create=create), create=create)
+            examine(given["root"], create=given["create"])
         except Error as error:
             if error.details.get("away") is not True:
                 raise
@@ -258,14 +258,6 @@ class FileArtifactStore(Adapter):
             for above in (OBJECTS, "."):
                 sync_directory(above, dir_fd=root)
             self._synced.add(directory)
-
-
-def _check(root: Any, *, create: Any) -> Path:
-    """Check the options, and return where the root is."""
-    path = Path(check_text(root, "root")).absolute()
-    if not isinstance(create, bool):
-        checks.refuse("create", f"must be true or false, not {checks.shown(create)}")
-    return path
 
 
 def _above(name: str) -> str:

@@ -34,7 +34,7 @@ def _run(program: str, module: str) -> None:
     try:
         app = importlib.import_module(module).app
     except ModuleNotFoundError as error:
-        from asm.adapters import missing  # noqa: PLC0415  # seldom needed
+        from asm.registry import missing  # noqa: PLC0415  # seldom needed
 
         sys.stderr.write(f"{missing(program, error).message}\n")
         sys.exit(EXIT_UNAVAILABLE)

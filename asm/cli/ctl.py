@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from asm.adapters import load
 from asm.cli.common import EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE, Config, Version, read_config
 from asm.client.control import NOT_RUNNING, Controller, attach, trees
 from asm.core.errors import Error
+from asm.registry import load
 from asm.status import READY, ChildStatus, TreeStatus
 from asm.wire.names import find_runtime_dir
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Annotated, Any, BinaryIO, Literal
 
 from asm.core import checks
-from asm.core.values import ArtifactInfo, EventType, RunStatus, SessionStatus
+from asm.core.kinds import AnyEventType, AnyRunStatus, AnySessionStatus, EventType, RunStatus, SessionStatus
+from asm.core.values import ArtifactInfo
 
 __all__ = [
     "ArtifactInfos",
@@ -57,17 +58,17 @@ Ids = Annotated[str | Iterable[str] | None, checks.members(checks.identifier)]
 Tags = Annotated[str | Iterable[str] | None, checks.members(checks.text)]
 Expected = Annotated[Mapping[str, int] | None, checks.optional(checks.counts)]
 SessionStatuses = Annotated[
-    SessionStatus | str | Iterable[SessionStatus | str] | None,
+    AnySessionStatus | Iterable[AnySessionStatus] | None,
     checks.members(checks.member(SessionStatus, "invalid_status")),
     checks.members(checks.named(SessionStatus, "invalid_status")),
 ]
 RunStatuses = Annotated[
-    RunStatus | str | Iterable[RunStatus | str] | None,
+    AnyRunStatus | Iterable[AnyRunStatus] | None,
     checks.members(checks.member(RunStatus, "invalid_status")),
     checks.members(checks.named(RunStatus, "invalid_status")),
 ]
 EventTypes = Annotated[
-    EventType | str | Iterable[EventType | str] | None,
+    AnyEventType | Iterable[AnyEventType] | None,
     checks.members(checks.member(EventType, "invalid_event_type", own=True)),
     checks.members(checks.named(EventType, "invalid_event_type")),
 ]
@@ -79,7 +80,8 @@ RunOrder = Annotated[
     Literal["started_at", "-started_at", "tokens", "-tokens"], checks.one_of("started_at", "-started_at", "tokens", "-tokens")
 ]
 EventOrder = Annotated[Literal["timestamp", "-timestamp"], checks.one_of("timestamp", "-timestamp")]
-Groups = Annotated[str | Iterable[str], checks.members(checks.one_of("provider", "model", "agent", "status", "day"))]
+Group = Literal["provider", "model", "agent", "status", "day"]
+Groups = Annotated[Group | Iterable[Group], checks.members(checks.one_of("provider", "model", "agent", "status", "day"))]
 
 ArtifactInfos = list[ArtifactInfo]
 """Has a name, because within :class:`asm.ports.ArtifactStore` ``list`` is an operation."""

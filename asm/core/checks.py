@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from asm.core.freezing import EMPTY, LEAST, MAX_JSON_DEPTH, MAX_VALUES, MOST, frozen, held, is_map
 from asm.core.frozen import FrozenList, FrozenMap
-from asm.core.refusals import a, instead, kind, refuse, shown
+from asm.core.refusals import a, instead, kind, refusal, refuse, shown
 
 __all__ = [
     "LEAST",
@@ -53,11 +53,14 @@ __all__ = [
     "named",
     "one_of",
     "optional",
+    "refusal",
     "refuse",
+    "seconds",
     "shown",
     "tags",
     "text",
     "utc_time",
+    "whole",
 ]
 
 MAX_ID_BYTES: Final = 1024
@@ -139,6 +142,32 @@ def limit(value: Any, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         refuse(where, f"must be a whole number, 1 or greater, not {shown(value)}")
     return int(value)
+
+
+def whole(least: int, greatest: int) -> Check:
+    """Return a check for a whole number in a range."""
+
+    def check_whole(value: Any, where: str) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            refuse(where, f"must be a whole number from {least} to {greatest}, not {kind(value)}")
+        if not least <= value <= greatest:
+            refuse(where, f"must be a whole number from {least} to {greatest}, not {value}")
+        return int(value)
+
+    return check_whole
+
+
+def seconds(least: float, greatest: float) -> Check:
+    """Return a check for a number of seconds in a range."""
+
+    def check_seconds(value: Any, where: str) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            refuse(where, f"must be a number of seconds from {least} to {greatest}, not {kind(value)}")
+        if not least <= value <= greatest:
+            refuse(where, f"must be a number of seconds from {least} to {greatest}, not {value}")
+        return float(value)
+
+    return check_seconds
 
 
 def amount(value: Any, where: str) -> float:

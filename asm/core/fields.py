@@ -109,9 +109,18 @@ class Value:
 
         :raises Error: ``validation_error`` for a field that is missing, unknown or malformed, and as the constructor.
         """
+        return cls.from_fields(cls._parsed(data))
+
+    @classmethod
+    def receive_map(cls, data: Mapping[str, Any]) -> Self:
+        """Build a value from :meth:`to_map` that another process made. Tolerates and raises as :meth:`receive`."""
+        return cls.receive(cls._parsed(data))
+
+    @classmethod
+    def _parsed(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields in a map, times as ``datetime``."""
         _must_be_map(cls, data)
-        fields = {str(name): _time(data[name], f"{cls.__name__}.{name}") if name in cls._times else data[name] for name in data}
-        return cls.from_fields(fields)
+        return {str(name): _time(data[name], f"{cls.__name__}.{name}") if name in cls._times else data[name] for name in data}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:

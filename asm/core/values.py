@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
-from asm.core import checks
+from asm.core import checks, sums
 from asm.core.fields import (
     Count,
     Id,
@@ -32,68 +32,9 @@ from asm.core.fields import (
     put,
 )
 from asm.core.frozen import FrozenList, FrozenMap
+from asm.core.kinds import AnyEventType, AnyRunStatus, AnySessionStatus, EventType, LaterStatus, RunStatus, SessionStatus
 
 __all__ = ["ArtifactInfo", "Event", "EventType", "Run", "RunStatus", "Session", "SessionStatus", "Value"]
-
-
-class SessionStatus(StrEnum):
-    """What a session is doing."""
-
-    PENDING = "pending"
-    ACTIVE = "active"
-    PAUSED = "paused"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class RunStatus(StrEnum):
-    """What a run is doing."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMEOUT = "timeout"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether a run with this status has ended."""
-        return self not in (RunStatus.PENDING, RunStatus.RUNNING)
-
-
-class EventType(StrEnum):
-    """What an event says. Types of one's own are strings with a dot in them."""
-
-    SESSION_CREATED = "session_created"
-    SESSION_STARTED = "session_started"
-    SESSION_PAUSED = "session_paused"
-    SESSION_RESUMED = "session_resumed"
-    SESSION_COMPLETED = "session_completed"
-    SESSION_FAILED = "session_failed"
-    SESSION_CANCELLED = "session_cancelled"
-    RUN_STARTED = "run_started"
-    RUN_COMPLETED = "run_completed"
-    RUN_FAILED = "run_failed"
-    RUN_CANCELLED = "run_cancelled"
-    RUN_TIMEOUT = "run_timeout"
-    MESSAGE_SENT = "message_sent"
-    MESSAGE_RECEIVED = "message_received"
-    MESSAGE_STREAMED = "message_streamed"
-    TOOL_CALL_STARTED = "tool_call_started"
-    TOOL_CALL_COMPLETED = "tool_call_completed"
-    TOOL_CALL_FAILED = "tool_call_failed"
-    ERROR_OCCURRED = "error_occurred"
-    ERROR_RECOVERED = "error_recovered"
-    TOKEN_USAGE_UPDATED = "token_usage_updated"  # noqa: S105  # a type of event
-    TURN_COMPLETED = "turn_completed"
-    WORKSPACE_SNAPSHOT_TAKEN = "workspace_snapshot_taken"
-    WORKSPACE_DIFF_COMPUTED = "workspace_diff_computed"
-    POLICY_VIOLATION = "policy_violation"
-    TOOL_APPROVAL_REQUESTED = "tool_approval_requested"
-    TOOL_APPROVAL_GRANTED = "tool_approval_granted"
-    TOOL_APPROVAL_DENIED = "tool_approval_denied"
 
 
 def _statuses(kinds: type[StrEnum]) -> tuple[checks.Check, ...]:
@@ -114,7 +55,7 @@ class Session(Value):
 
     id: Id
     agent_id: Id
-    status: Annotated[SessionStatus | str, *_statuses(SessionStatus)] = SessionStatus.PENDING
+    status: Annotated[SessionStatus | LaterStatus, *_statuses(SessionStatus)] = SessionStatus.PENDING
     parent_session_id: OptionalName = None
     metadata: Map = field(default_factory=FrozenMap)
     context: Map = field(default_factory=FrozenMap)
@@ -130,7 +71,7 @@ class Session(Value):
         *,
         agent_id: str,
         id: str | None = None,  # noqa: A002  # the field's own name
-        status: SessionStatus | str = SessionStatus.PENDING,
+        status: AnySessionStatus = SessionStatus.PENDING,
         parent_session_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
@@ -148,7 +89,7 @@ class Session(Value):
         return cls(
             id=_new_id("ses") if id is None else id,
             agent_id=agent_id,
-            status=status,
+            status=status,  # type: ignore[arg-type]
             parent_session_id=parent_session_id,
             metadata=metadata,  # type: ignore[arg-type]
             context=context,  # type: ignore[arg-type]
@@ -158,7 +99,7 @@ class Session(Value):
             deleted_at=deleted_at,
         )
 
-    def update_status(self, status: SessionStatus | str) -> Session:
+    def update_status(self, status: AnySessionStatus) -> Session:
         """Return the session with another status, updated now.
 
         :raises Error: ``invalid_status``.
@@ -184,7 +125,7 @@ class Run(Value):
 
     id: Id
     session_id: Id
-    status: Annotated[RunStatus | str, *_statuses(RunStatus)] = RunStatus.PENDING
+    status: Annotated[RunStatus | LaterStatus, *_statuses(RunStatus)] = RunStatus.PENDING
     input: OptionalMap = None
     output: OptionalMap = None
     error: OptionalMap = None
@@ -204,7 +145,7 @@ class Run(Value):
         *,
         session_id: str,
         id: str | None = None,  # noqa: A002
-        status: RunStatus | str = RunStatus.PENDING,
+        status: AnyRunStatus = RunStatus.PENDING,
         input: Mapping[str, Any] | None = None,  # noqa: A002
         output: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
@@ -225,7 +166,7 @@ class Run(Value):
         return cls(
             id=_new_id("run") if id is None else id,
             session_id=session_id,
-            status=status,
+            status=status,  # type: ignore[arg-type]
             input=input,
             output=output,
             error=error,
@@ -239,7 +180,7 @@ class Run(Value):
             provider_metadata=provider_metadata,  # type: ignore[arg-type]
         )
 
-    def update_status(self, status: RunStatus | str) -> Run:
+    def update_status(self, status: AnyRunStatus) -> Run:
         """Return the run with another status; a terminal one sets ``ended_at``, too.
 
         :raises Error: ``invalid_status``.
@@ -273,17 +214,13 @@ class Run(Value):
         return self.changed(turn_count=self.turn_count + 1)
 
     def update_token_usage(self, usage: Mapping[str, Any]) -> Run:
-        """Return the run with ``usage`` added to its own, number by number.
+        """Return the run with ``usage`` added to its own, number by number, also in nested maps.
 
-        :raises Error: ``validation_error`` when one of the two has something else than a number under a key of ``usage``.
+        :raises Error: ``validation_error`` when ``usage`` has something else in it, or the run has under one of its keys.
         """
-        total = dict(self.token_usage)
-        for key, number in checks.json_map(usage, "usage").items():
-            before = total.get(key, 0)
-            for where, value in (("usage", number), ("Run.token_usage", before)):
-                if not isinstance(value, int | float) or isinstance(value, bool):
-                    checks.refuse(f"{where}.{key}", f"must be a number, not {checks.shown(value)}")
-            total[key] = before + number
+        usage, total = checks.json_map(usage, "usage"), dict(self.token_usage)
+        sums.require_addable(total, usage)
+        sums.add(total, usage)
         return self.changed(token_usage=total)
 
     def __hash__(self) -> int:
@@ -313,7 +250,7 @@ class Event(Value):
     def new(
         cls,
         *,
-        type: EventType | str,  # noqa: A002
+        type: AnyEventType,  # noqa: A002
         session_id: str,
         id: str | None = None,  # noqa: A002
         timestamp: datetime | None = None,

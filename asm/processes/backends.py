@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
-from asm.adapters import operations_of
 from asm.core.errors import Error
 from asm.operations import METHODS, Operation, unchecked
 from asm.processes.calls import Call
@@ -29,6 +28,7 @@ from asm.processes.loops import Loop
 from asm.processes.peers import Peer
 from asm.processes.streams import Download, Upload
 from asm.processes.turns import Waiting
+from asm.registry import operations_of
 from asm.wire import streams
 from asm.wire.calls import decode_arguments, pack_result
 from asm.wire.messages import Head, MessageError, decode_params, operation_name
@@ -228,8 +228,10 @@ class Backend:
         """Make the call: in the loop, by the store's own queue, or in a thread."""
         if self._in_loop:
             self._perform_in_loop(call)
-        elif self._submit is None or not self._submit(call.operation.name, call.arguments, self._submitted(call)):
+        elif self._submit is None or not (taken := self._submit(call.operation.name, call.arguments, self._submitted(call))):
             call.cancel_work = self._threads.submit(self._perform_in_thread, call).cancel
+        elif callable(taken):
+            call.cancel_work = taken
 
     def _run_long(self, threads: ThreadPoolExecutor, call: Call) -> Future[None] | None:
         """Make a call that may take long, in a thread that is free; if none is, say so."""

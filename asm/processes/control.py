@@ -26,9 +26,9 @@ from asm.processes.backends import unknown_operation
 from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.loops import Loop
 from asm.processes.peers import Peer
-from asm.processes.server import FLUSH_SECONDS, PROTOCOL, Accepted, Entrance
+from asm.processes.server import FLUSH_SECONDS, Accepted, Entrance
 from asm.status import CONTROL, TreeStatus
-from asm.wire.messages import HELLO, Head, MessageError, decode_params, operation_name, packed
+from asm.wire.messages import HELLO, PROTOCOL, Head, MessageError, decode_params, operation_name, packed
 
 __all__ = ["Control", "Operator"]
 

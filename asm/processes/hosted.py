@@ -22,13 +22,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from asm.adapters import contract_of, contracts_of, load, operations_of
 from asm.core.errors import Error
 from asm.processes import loops
 from asm.processes.backends import Backend, perform, unknown_operation
 from asm.processes.health import Health
 from asm.processes.peers import Peer
 from asm.processes.turns import Turns
+from asm.registry import contract_of, contracts_of, load, operations_of
 from asm.wire.messages import Head, operation_name
 
 __all__ = ["Hosted"]
@@ -58,7 +58,7 @@ class Hosted:
     """One store of this process.
 
     :param name: the name that errors give it.
-    :param store: its class, or a reference that :func:`asm.adapters.load` knows.
+    :param store: its class, or a reference that :func:`asm.registry.load` knows.
     :param options: the keyword arguments of its constructor.
     :param waits: whether a store whose service is away is waited for, instead of being an error.
     :param recovers: whether a process before this one had the store and died. What is missing now is away then, and no store

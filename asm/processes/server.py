@@ -32,10 +32,10 @@ from asm.processes.limits import Limits, Load, overloaded
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.processes.peers import Peer, Receiver
 from asm.processes.reports import Beats, Reporter
-from asm.wire.messages import CANCEL, HELLO, Head, MessageError, decode_checked, decode_params, operation_name, packed
+from asm.wire.messages import CANCEL, HELLO, PROTOCOL, Head, MessageError, decode_checked, decode_params, operation_name, packed
 from asm.wire.streams import CHUNK, MORE
 
-__all__ = ["PROTOCOL", "Accepted", "Entrance", "Lifeline", "Service", "run"]
+__all__ = ["Accepted", "Entrance", "Lifeline", "Service", "run"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +44,6 @@ T = TypeVar("T")
 Rebind = Callable[[socket.socket], None]
 """Takes another listening socket."""
 
-PROTOCOL: Final = 2
-"""The version of the protocol on the wire."""
 
 BACKLOG: Final = 1024
 """How many connections may queue while the process is away or busy."""

@@ -31,7 +31,7 @@ def main(
 
     :param lifeline: the way to the parent.
     :param name: the name to serve.
-    :param store: the adapter, as a class or as a reference that :func:`asm.adapters.load` knows.
+    :param store: the adapter, as a class or as a reference that :func:`asm.registry.load` knows.
     :param options: the keyword arguments of its constructor.
     :param waits: whether to serve the name while the store's service is away, and to wait for it.
     :param log: how to log.

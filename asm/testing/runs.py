@@ -167,7 +167,8 @@ class Runs:
             store.save_run(item)
         for status, item in saved.items():
             assert store.list_runs("ses", status=status) == [item]
-            assert store.list_runs("ses", status=str(status)) == [item]
+            text: Any = str(status)
+            assert store.list_runs("ses", status=text) == [item]
         expected = [saved[RunStatus.RUNNING], saved[RunStatus.TIMEOUT]]
         assert store.list_runs("ses", status=("timeout", "running")) == expected
         assert store.list_runs("ses", status=("timeout", "running"), limit=1) == expected[:1]

@@ -146,7 +146,8 @@ class Sessions:
             store.save_session(item)
         for status, item in saved.items():
             assert store.list_sessions(status=status) == [item]
-            assert store.list_sessions(status=str(status)) == [item]
+            text: Any = str(status)
+            assert store.list_sessions(status=text) == [item]
         expected = [saved[SessionStatus.ACTIVE], saved[SessionStatus.FAILED]]
         assert store.list_sessions(status=["failed", SessionStatus.ACTIVE, "failed"]) == expected
         assert store.list_sessions(status=list(SessionStatus)) == list(saved.values())

@@ -31,6 +31,13 @@ LARGE: Final = 64 * 1024
 class FrameError(ValueError):
     """The peer sent what is no frame, or one that is too large. Nothing after it can be understood."""
 
+    bodies: list[bytes]
+    """What came before it in the same piece."""
+
+    def __init__(self, message: str, bodies: list[bytes]) -> None:
+        super().__init__(message)
+        self.bodies = bodies
+
 
 def frame(body: bytes) -> bytes:
     """Return the body with its length in front."""
@@ -89,7 +96,7 @@ class Splitter:
         while end - start >= HEADER.size:
             (size,) = HEADER.unpack_from(data, start)
             if not 0 < size <= self.limit:
-                raise FrameError(f"a frame of {size} bytes was announced; 1 to {self.limit} are allowed")
+                raise FrameError(f"a frame of {size} bytes was announced; 1 to {self.limit} are allowed", bodies)
             start += HEADER.size
             if size > end - start:
                 self.missing = size - self._body.write(data[start:])

@@ -29,6 +29,7 @@ __all__ = [
     "HELLO",
     "MALFORMED",
     "NOTIFICATION",
+    "PROTOCOL",
     "REFUSED",
     "REQUEST",
     "RESPONSE",
@@ -52,6 +53,9 @@ __all__ = [
     "response_head",
     "result_head",
 ]
+
+PROTOCOL: Final = 2
+"""The version of the protocol that this is."""
 
 REQUEST: Final = 0
 RESPONSE: Final = 1

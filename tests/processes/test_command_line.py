@@ -84,10 +84,13 @@ BAD = {
     "no store": (GOOD.replace('"memory"', '"pathlib:Path"'), ["backend[0].store:", "is no store"]),
     "unknown option": (
         GOOD.replace('root = "artifacts"', 'root = "r"\nroots = "x"'),
-        ["backend[1].roots:", "no such option", "root"],
+        ["backend[1].roots: roots is no option of FileArtifactStore; it takes: root, create"],
     ),
-    "missing option": (GOOD.replace('root = "artifacts"\n', ""), ["backend[1].root: is missing"]),
-    "option of a wrong type": (GOOD.replace('root = "artifacts"', "root = 5"), ["backend[1].root:"]),
+    "missing option": (GOOD.replace('root = "artifacts"\n', ""), ["backend[1].root: root is required by FileArtifactStore"]),
+    "option of a wrong type": (
+        GOOD.replace('root = "artifacts"', "root = 5"),
+        ["backend[1].root: root must be a path, not int"],
+    ),
     "root below a file": (GOOD.replace('root = "artifacts"', 'root = "c.toml/artifacts"'), ["backend[1].root:"]),
     "no URL": (GOOD.replace('store = "memory"', 'store = "sql"\nurl = "var/asm.db"'), ["backend[0].url:"]),
     "memory URL": (GOOD.replace('store = "memory"', 'store = "sql"\nurl = "sqlite://"'), ["backend[0].url:", "memory"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import boto3
@@ -26,10 +26,10 @@ from botocore.parsers import ResponseParserError
 from s3transfer.manager import TransferConfig
 from urllib3.exceptions import HTTPError
 
-from asm.core import checks
+from asm.adapters.s3.options import check_url, refuse_url
 from asm.core.errors import Error
 
-__all__ = ["CONNECTIONS", "VENDOR_ERRORS", "check_settings", "make_clients", "naming", "transfer_config"]
+__all__ = ["CONNECTIONS", "VENDOR_ERRORS", "make_clients", "naming", "transfer_config"]
 
 MIB: Final = 1024 * 1024
 
@@ -43,20 +43,6 @@ SOON: Final = {"connect_timeout": 1.5, "read_timeout": 3.0, "max_attempts": 1}
 """What the client has at the most that is to say soon whether the service is there."""
 
 LOST: Final = (BotoConnectionError, HTTPClientError, IncompleteReadError, HTTPError, OSError)
-
-BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:\S+")
-ORIGINS: Final = "; it may also come from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile"
-STYLES: Final = ("auto", "path", "virtual")
-
-RANGES: Final[dict[str, tuple[bool, float, float]]] = {
-    "multipart_chunk_size": (True, 5 * MIB, 1024 * MIB),
-    "max_concurrency": (True, 1, 64),
-    "connect_timeout": (False, 0.001, 3600),
-    "read_timeout": (False, 0.001, 3600),
-    "max_attempts": (True, 1, 100),
-    "abandoned_after": (False, 60, 10 * 365 * 86400),
-}
-"""The settings that are numbers: whether they are whole, the least and the greatest. S3 takes no part below 5 MiB."""
 
 OVERLOADED: Final = {"SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "Throttling", "RequestLimitExceeded"}
 
@@ -77,52 +63,6 @@ REMEDIES: Final = {
     "AuthorizationHeaderMalformed": "the bucket is in another region; correct the option region",
 }
 """What the service's codes mean, and what to do."""
-
-
-def check_settings(options: dict[str, Any]) -> None:
-    """Check the options of the store.
-
-    :raises Error: ``validation_error``.
-    """
-    bucket = checks.identifier(options["bucket"], "bucket")
-    if not BUCKET.fullmatch(bucket):
-        checks.refuse("bucket", f"must be the name of a bucket, not {checks.shown(bucket)}")
-    prefix = checks.text(options.get("prefix", ""), "prefix")
-    if prefix and (
-        len(prefix.encode()) > 512 or not prefix.isprintable() or {"", ".", ".."} & set(prefix.removesuffix("/").split("/"))
-    ):
-        checks.refuse("prefix", f"must be printable text such as team/asm, 512 bytes at the most, not {checks.shown(prefix)}")
-    if (endpoint_url := options.get("endpoint_url")) is not None:
-        _check_url(checks.text(endpoint_url, "endpoint_url"))
-    if (region := options.get("region")) is not None:
-        checks.identifier(region, "region")
-    if (style := options.get("addressing_style", "auto")) not in STYLES:
-        checks.refuse("addressing_style", f"must be one of {', '.join(STYLES)}, not {checks.shown(style)}")
-    for name, (whole, least, greatest) in RANGES.items():
-        if name in options and not (_is_number(options[name], whole=whole) and least <= options[name] <= greatest):
-            what = "a whole number" if whole else "a number of seconds"
-            checks.refuse(name, f"must be {what} from {least} to {greatest}, not {checks.shown(options[name])}")
-
-
-def _is_number(value: Any, *, whole: bool) -> bool:
-    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-
-
-def _check_url(url: str) -> None:
-    """Check the address of a service, and do not tell it if it may hold a password."""
-    try:
-        parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        right = False
-    if not right:
-        _refuse_url()
-    if "@" in parts.netloc:
-        checks.refuse("endpoint_url", f"must hold no user and password; credentials come from the environment{ORIGINS}")
-
-
-def _refuse_url() -> NoReturn:
-    checks.refuse("endpoint_url", f"must be the address of the service, such as https://s3.example.org{ORIGINS}")
 
 
 def make_clients(
@@ -147,7 +87,7 @@ def make_clients(
             config = _config(endpoint_url, addressing_style, **each)
             made.append(_client(session, endpoint_url=endpoint_url, region_name=region, config=config))
         meta = made[0].meta
-        _check_url(meta.endpoint_url)  # it may come from the environment
+        check_url(meta.endpoint_url)  # it may come from the environment
         if _is_aws(meta.endpoint_url) and meta.region_name != "aws-global":
             session.get_partition_for_region(meta.region_name)  # one that does not exist is not waited for
     return made[0], made[1]
@@ -159,7 +99,7 @@ def _client(session: boto3.session.Session, **arguments: Any) -> Any:
     except BotoCoreError:
         raise
     except ValueError:  # its text is the address, which may hold a password
-        _refuse_url()
+        refuse_url()
 
 
 def _config(

@@ -28,20 +28,23 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from typing import Any, BinaryIO, Final, cast
+from typing import Annotated, Any, BinaryIO, Final, cast
 
 from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
 from asm.adapters.base import Adapter
-from asm.adapters.s3.client import check_settings, make_clients, naming, transfer_config
+from asm.adapters.s3.client import make_clients, naming, transfer_config
 from asm.adapters.s3.names import are_told, group, is_name, object_name, search_prefix, start_after
 from asm.adapters.s3.objects import LONGEST, ObjectReader, ObjectSource, damaged, unpack_trailer
+from asm.adapters.s3.options import AddressingStyle, Bucket, Endpoint, Patience, Prefix
 from asm.adapters.s3.uploads import RecordedClient, reclaim, this_process
 from asm.chunks import CHUNK
-from asm.core.arguments import ArtifactInfos
+from asm.core import checks
+from asm.core.arguments import ArtifactInfos, OptionalId
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
+from asm.core.options import options
 from asm.core.values import ArtifactInfo
 from asm.operations import implements
 from asm.ports import ArtifactStore, Data
@@ -50,6 +53,9 @@ __all__ = ["S3ArtifactStore"]
 
 PAGE: Final = 1000
 """How many names the service tells in one answer."""
+
+LEAST_PART: Final = 5 * 1024 * 1024
+"""The fewest bytes that the service takes as a part of an upload."""
 
 Names = list[str]
 """Has a name, because within the store ``list`` is an operation."""
@@ -87,43 +93,34 @@ class S3ArtifactStore(Adapter):
         ``details["away"]`` when it is not there, or not well, for the moment.
     """
 
+    @options
     def __init__(
         self,
         *,
-        bucket: str,
-        prefix: str = "",
-        endpoint_url: str | None = None,
-        region: str | None = None,
-        addressing_style: str = "auto",
-        multipart_chunk_size: int = 5 * 1024 * 1024,
-        max_concurrency: int = 2,
-        connect_timeout: float = 5.0,
-        read_timeout: float = 30.0,
-        max_attempts: int = 3,
-        abandoned_after: float = 86400.0,
+        bucket: Bucket,
+        prefix: Prefix = "",
+        endpoint_url: Endpoint = None,
+        region: OptionalId = None,
+        addressing_style: AddressingStyle = "auto",
+        multipart_chunk_size: Annotated[int, checks.whole(LEAST_PART, 1024**3)] = LEAST_PART,
+        max_concurrency: Annotated[int, checks.whole(1, 64)] = 2,
+        connect_timeout: Patience = 5.0,
+        read_timeout: Patience = 30.0,
+        max_attempts: Annotated[int, checks.whole(1, 100)] = 3,
+        abandoned_after: Annotated[float, checks.seconds(60, 10 * 365 * 86400)] = 86400.0,
     ) -> None:
-        connection: dict[str, Any] = {
-            "endpoint_url": endpoint_url,
-            "region": region,
-            "addressing_style": addressing_style,
-            "connect_timeout": connect_timeout,
-            "read_timeout": read_timeout,
-            "max_attempts": max_attempts,
-        }
-        S3ArtifactStore.preflight(  # a subclass may take more
-            bucket=bucket,
-            prefix=prefix,
-            multipart_chunk_size=multipart_chunk_size,
-            max_concurrency=max_concurrency,
-            abandoned_after=abandoned_after,
-            **connection,
-        )
-        directory = f"{prefix.removesuffix('/')}/" if prefix else ""
         self._bucket = bucket
-        self._objects, records = f"{directory}artifacts/", f"{directory}uploads/"
+        self._objects, records = f"{prefix}artifacts/", f"{prefix}uploads/"
         self._records = f"{records}{this_process()}"
         self._transfer = transfer_config(multipart_chunk_size, max_concurrency)
-        self._client, self._asking = make_clients(**connection)
+        self._client, self._asking = make_clients(
+            endpoint_url=endpoint_url,
+            region=region,
+            addressing_style=addressing_style,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            max_attempts=max_attempts,
+        )
         self._endpoint = self._client.meta.endpoint_url
         try:
             self._look_at_bucket("start")
@@ -136,12 +133,6 @@ class S3ArtifactStore(Adapter):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(bucket={self._bucket!r}, prefix={self._objects.removesuffix('artifacts/')!r})"
-
-    @classmethod
-    def preflight(cls, **options: Any) -> None:
-        """Check the options. The service is not asked."""
-        super().preflight(**options)
-        check_settings(options)
 
     def close(self) -> None:
         """Close the connections."""

@@ -22,7 +22,7 @@ __all__ = ["MIGRATIONS", "VERSIONS", "VERSION_TABLE", "Migrate", "migrate", "req
 Migrate = Literal["auto", "check"]
 """What to do with a PostgreSQL database whose tables are missing or old: migrate it, or refuse it."""
 
-VERSIONS: Final = ("0001", "0002")
+VERSIONS: Final = ("0001", "0002", "0003", "0004")
 """The versions of the tables, the oldest first. This program works with the last."""
 
 VERSION_TABLE: Final = "asm_schema_version"

@@ -11,7 +11,8 @@ Tags      JSON as text                                     text[]
 Time      text, ``2026-01-01T00:00:00.000000``, in UTC     timestamp without time zone, in UTC
 ========  ===============================================  ======================================
 
-An index that serves a list goes on with the columns that the list is ordered by, so nothing is sorted.
+An index that serves a list goes on with the columns that the list is ordered by, so nothing is sorted. One on a column that is
+mostly null covers only the rows where it is not. Events have few indexes: each is paid for by every append.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["METADATA", "artifacts", "events", "runs", "sequences", "sessions"]
+__all__ = ["METADATA", "artifacts", "deletions", "events", "moment", "runs", "sequences", "sessions"]
+
+
+def moment(value: datetime, dialect: str) -> Any:
+    """Return an aware time as the driver of a kind of database takes it."""
+    in_utc = value.astimezone(UTC).replace(tzinfo=None)
+    return in_utc if dialect == "postgresql" else in_utc.isoformat(timespec="microseconds")
 
 
 class Time(TypeDecorator[datetime]):
@@ -40,10 +47,7 @@ class Time(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Turn an aware time into what is stored."""
-        if value is None:
-            return None
-        moment = value.astimezone(UTC).replace(tzinfo=None)
-        return moment if dialect.name == "postgresql" else moment.isoformat(timespec="microseconds")
+        return None if value is None else moment(value, dialect.name)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Turn what is stored into an aware time. Text may have a space for the T, and say that it is in UTC.
@@ -53,10 +57,10 @@ class Time(TypeDecorator[datetime]):
         if value is None:
             return None
         try:
-            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
             return value  # type: ignore[no-any-return]
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 Text: Final = PlainText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -64,6 +68,16 @@ Json: Final = JSON(none_as_null=True)
 Tags: Final = JSON(none_as_null=True).with_variant(postgresql.ARRAY(PlainText()), "postgresql")
 
 METADATA: Final = MetaData()
+
+
+def _partial(name: str, table: Table, *columns: str, where: str | None = None) -> None:
+    """Give a table an index of the rows in which a column is not null.
+
+    :param where: which column; the first one of the index unless given.
+    """
+    condition = table.c[where or columns[0]].is_not(None)
+    Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
+
 
 sessions: Final = Table(
     "asm_sessions",
@@ -81,8 +95,12 @@ sessions: Final = Table(
     Index("asm_sessions_by_status", "status", "created_at", "id"),
     Index("asm_sessions_by_agent", "agent_id", "created_at", "id"),
     Index("asm_sessions_by_created", "created_at", "id"),
-    Index("asm_sessions_by_deleted", "deleted_at"),
+    Index("asm_sessions_by_updated", "updated_at", "id"),
+    Index("asm_sessions_by_status_updated", "status", "updated_at", "id"),
+    Index("asm_sessions_by_agent_updated", "agent_id", "updated_at", "id"),
 )
+_partial("asm_sessions_by_parent", sessions, "parent_session_id", "updated_at", "id")
+_partial("asm_sessions_by_deleted", sessions, "deleted_at", "id")
 
 runs: Final = Table(
     "asm_runs",
@@ -101,11 +119,14 @@ runs: Final = Table(
     Column("ended_at", Time),
     Column("provider", Text),
     Column("provider_metadata", Json),
+    # What the token_usage comes to (asm.adapters.totals), because a list is ordered by it. No field of a run.
+    Column("tokens", Double, nullable=False, server_default="0"),
     Index("asm_runs_by_status", "session_id", "status", "started_at", "id"),
     Index("asm_runs_by_session", "session_id", "started_at", "id"),
-    Index("asm_runs_by_provider", "provider"),
-    Index("asm_runs_by_started", "started_at"),
+    Index("asm_runs_by_started", "started_at", "id"),
+    Index("asm_runs_by_tokens", "tokens", "id"),
 )
+_partial("asm_runs_by_provider", runs, "provider", "started_at", "id")
 
 events: Final = Table(
     "asm_events",
@@ -123,11 +144,11 @@ events: Final = Table(
     Column("correlation_id", Text),
     UniqueConstraint("session_id", "sequence_number", name="asm_events_by_sequence"),
     Index("asm_events_by_type", "session_id", "type", "sequence_number"),
-    Index("asm_events_by_run", "session_id", "run_id", "sequence_number"),
-    Index("asm_events_by_correlation", "correlation_id"),
-    Index("asm_events_by_provider", "provider"),
     Index("asm_events_by_timestamp", "timestamp"),
 )
+# These begin with what may be asked for in all sessions at once.
+_partial("asm_events_by_run", events, "run_id", "session_id", "sequence_number")
+_partial("asm_events_by_correlation", events, "correlation_id", "session_id", "sequence_number")
 
 sequences: Final = Table(
     "asm_session_sequences",
@@ -138,12 +159,20 @@ sequences: Final = Table(
     # What is left of a session that was deleted; see asm.adapters.sql.deletions.
     Column("removed_through", BigInteger),
     Column("deleted_through", BigInteger),
+    # How many of its events were deleted one by one, and left a gap; nothing while none was.
+    Column("deleted_events", BigInteger),
 )
-Index(
-    "asm_session_sequences_by_deleted",
-    sequences.c.session_id,
-    sqlite_where=sequences.c.deleted_through.is_not(None),
-    postgresql_where=sequences.c.deleted_through.is_not(None),
+_partial("asm_session_sequences_by_deleted", sequences, "session_id", where="deleted_through")
+
+deletions: Final = Table(
+    # Which events of sessions are deleted and still there; see asm.adapters.sql.deletions.
+    "asm_event_deletions",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("run_id", Text),
+    Column("type", Text),
 )
 
 artifacts: Final = Table(

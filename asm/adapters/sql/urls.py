@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from types import ModuleType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,7 +13,7 @@ from asm.adapters.sql import postgres, sqlite
 from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["PARTICULARS", "parse_url", "secrets", "shown"]
+__all__ = ["PARTICULARS", "OptionalUrl", "Url", "check_listening", "parse_url", "secrets", "shown"]
 
 DRIVERS: Final = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 """The databases that can be used, and the driver of each."""
@@ -53,6 +53,20 @@ def parse_url(url: Any, field: str = "url") -> URL:
     except ImportError as error:  # as when it finds no libpq
         raise _missing(f"cannot be used: {error}") from error
     return checked.set(drivername=f"{backend}+{DRIVERS[backend]}")
+
+
+Url = Annotated[str, parse_url]
+OptionalUrl = Annotated[str | None, checks.optional(parse_url)]
+"""An option that is the URL of a database; its normal form is a :class:`~sqlalchemy.URL`."""
+
+
+def check_listening(url: URL, listen_url: URL | None) -> None:
+    """Check that a store can listen at one URL for what is appended at the other.
+
+    :raises Error: ``validation_error``.
+    """
+    if listen_url is not None and {url.get_backend_name(), listen_url.get_backend_name()} != {"postgresql"}:
+        checks.refuse("listen_url", "is for PostgreSQL: leave it out, or give both URLs as postgresql://…")
 
 
 def _missing(problem: str) -> Error:

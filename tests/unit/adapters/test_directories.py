@@ -2,20 +2,20 @@ import os
 
 import pytest
 
-from asm.adapters.directories import check_place, check_text, make_directories
+from asm.adapters.directories import check_path, check_place, make_directories
 from asm.core.errors import Error
 
 
 @pytest.mark.parametrize("bad", [None, 5, b"bytes", "", "a\0b", ["a"]], ids=repr)
 def test_what_is_no_path_is_refused(bad):
     with pytest.raises(Error) as caught:
-        check_text(bad, "root")
+        check_path(bad, "root")
     assert caught.value.code == "validation_error"
     assert caught.value.details["field"] == "root"
 
 
 def test_a_path_may_be_text_or_an_object(tmp_path):
-    assert check_text(tmp_path, "root") == check_text(str(tmp_path), "root") == str(tmp_path)
+    assert check_path(tmp_path, "root") == check_path(str(tmp_path), "root") == tmp_path
 
 
 def test_a_place_that_is_there_or_could_be_made_is_accepted(tmp_path, monkeypatch):

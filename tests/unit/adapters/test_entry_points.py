@@ -3,7 +3,7 @@
 import pytest
 
 import asm
-from asm.adapters import contract_of, load, resolve
+from asm.registry import contract_of, load, resolve
 from asm.tree import preload
 
 MODULE = """

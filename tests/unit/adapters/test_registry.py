@@ -1,4 +1,4 @@
-"""Stores by name: ``asm.adapters.load`` and ``contract_of``."""
+"""Stores by name: ``asm.registry``."""
 
 import subprocess
 import sys
@@ -7,9 +7,10 @@ import textwrap
 import pytest
 
 import asm.adapters
-from asm.adapters import STORES, FileArtifactStore, InMemorySessionStore, SqlSessionStore, contract_of, load
+from asm.adapters import FileArtifactStore, InMemorySessionStore, SqlSessionStore
 from asm.core.errors import Error
 from asm.operations import OPERATIONS
+from asm.registry import STORES, contract_of, load
 
 
 @pytest.mark.parametrize(

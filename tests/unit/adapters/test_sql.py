@@ -203,9 +203,17 @@ def test_the_tables_are_those_of_the_contract(store, path):
     assert columns == {
         "asm_schema_version": ["version_num"],
         "asm_sessions": list(session().to_fields()),
-        "asm_runs": list(run().to_fields()),
+        "asm_runs": [*run().to_fields(), "tokens"],
         "asm_events": list(event().to_fields()),
-        "asm_session_sequences": ["session_id", "last_sequence", "updated_at", "removed_through", "deleted_through"],
+        "asm_session_sequences": [
+            "session_id",
+            "last_sequence",
+            "updated_at",
+            "removed_through",
+            "deleted_through",
+            "deleted_events",
+        ],
+        "asm_event_deletions": ["session_id", "id", "through", "run_id", "type"],
         "asm_artifacts": [
             "id",
             "session_id",

@@ -10,7 +10,7 @@ from asm.adapters import SqlSessionStore
 from asm.adapters.sql import upkeep
 from asm.adapters.sql.deletions import STEP
 from asm.core.errors import Error
-from asm.testing.samples import event, refused, run, session
+from asm.testing.samples import at_once, event, refused, run, session
 
 PATIENCE = 60
 MANY = 5 * STEP
@@ -49,9 +49,13 @@ def is_removed(store):
 
 
 def wait_removed(store):
+    wait_for(lambda: is_removed(store))
+
+
+def wait_for(condition):
     done = threading.Event()
     for _ in range(100 * PATIENCE):
-        if is_removed(store):
+        if condition():
             return
         done.wait(0.01)
     pytest.fail("they are not removed")
@@ -198,6 +202,7 @@ def test_a_deletion_needs_no_more_room_than_an_append(start, tmp_path):
     with SqlSessionStore(url=sys.argv[1]) as store:
         for _ in range(40):
             store.append_events([Event.new(type="message_sent", session_id="ses", data={"x": "y" * 500}) for _ in range(500)])
+        store._database.make_room()  # all of it has its place
         most = 8_000_000  # no file may grow beyond
         assert Path(sys.argv[2]).stat().st_size < most
         database = Path(sys.argv[2].removesuffix("-wal")).stat().st_size
@@ -275,3 +280,112 @@ def test_a_run_and_an_event_of_another_session_fail_alone(store):
     assert store.get_run("new").session_id == "a"
     assert store.get_run("run").session_id == "owner"
     assert store.get_latest_sequence("thief") == 0
+
+
+# -- Events -----------------------------------------------------------------------------------------------------------
+
+
+def fill_mixed(store, session_id="ses", number=MANY):
+    kinds = ["message_sent", "message_received", "myapp.thought"]
+    return store.append_events([event(session_id, type=kinds[n % 3], run_id=f"run {n % 2}") for n in range(number)])
+
+
+def are_gone(store):
+    return not store._database.read(lambda connection: connection.exec_driver_sql("SELECT 1 FROM asm_event_deletions").first())
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"through": MANY - 3},
+        {"run_id": "run 1"},
+        {"type": ["message_sent", "myapp.thought"]},
+        {"type": "message_sent", "run_id": "run 0", "through": 3 * MANY // 2},
+    ],
+)
+def test_events_are_gone_at_once_and_removed_soon(store, paused, condition):
+    filled, kept = fill_mixed(store, number=2 * MANY), fill_mixed(store, "other", 5)
+    types = condition.get("type", [item.type for item in filled])
+
+    def matches(item):
+        own = condition.get("run_id") in (None, item.run_id) and item.type in types
+        return own and item.sequence_number <= condition.get("through", 2 * MANY)
+
+    left = [item for item in filled if not matches(item)]
+    assert store.delete_events("ses", **condition) == len(filled) - len(left) > STEP
+    assert store.delete_events("ses", **condition) == 0
+    assert count(store) == 2 * MANY + 5
+    assert store.get_events("ses") == left
+    assert store.get_events("ses", limit=3, run_id="run 1") == [item for item in left if item.run_id == "run 1"][:3]
+    assert store.get_latest_sequence("ses") == 2 * MANY
+    appended = store.append_events([event(run_id="run 1"), event(run_id="run 0", type="myapp.thought")])
+    assert [item.sequence_number for item in appended] == [2 * MANY + 1, 2 * MANY + 2]
+    paused()
+    wait_for(lambda: are_gone(store))
+    assert count(store) == len(left) + 7
+    assert store.get_events("ses") == [*left, *appended]
+    assert store.get_events("other") == kept
+
+
+def test_few_events_leave_nothing_to_be_done(store, paused):
+    filled = fill_mixed(store, number=STEP)
+    assert store.delete_events("ses", through=STEP) == STEP
+    assert count(store) == 0
+    assert are_gone(store)
+    again = store.append_events(filled)  # their ids are free, their numbers are not
+    assert [item.sequence_number for item in again] == list(range(STEP + 1, 2 * STEP + 1))
+
+
+def test_deletions_of_events_may_overlap_and_each_counts_its_own(store, paused):
+    filled = fill_mixed(store, number=6 * STEP)
+    assert store.delete_events("ses", run_id="run 0") == 3 * STEP
+    assert store.delete_events("ses", type="message_sent") == STEP
+    assert store.delete_events("ses", through=3 * STEP) == STEP
+    left = store.get_events("ses")
+    assert left == [i for i in filled[3 * STEP :] if i.run_id != "run 0" and i.type != "message_sent"]
+    paused()
+    wait_for(lambda: are_gone(store))
+    assert store.get_events("ses") == left
+    assert count(store) == len(left)
+
+
+def test_the_ids_of_events_that_are_deleted_are_free(store, paused):
+    filled = fill_mixed(store)
+    store.delete_events("ses", through=MANY - 1)
+    again = store.append_events([filled[0], filled[-1], event("other", id=filled[1].id)])
+    assert [(item.session_id, item.sequence_number) for item in again] == [("ses", MANY + 1), ("ses", MANY), ("other", 1)]
+    assert store.get_events("ses") == [filled[-1], again[0]]
+
+
+def test_a_session_whose_events_were_being_deleted_begins_anew(store, paused):
+    fill_mixed(store)
+    store.delete_events("ses", through=MANY)
+    store.delete_session("ses")
+    appended = fill_mixed(store, number=MANY)
+    assert appended[0].sequence_number == 1
+    assert store.delete_events("ses", through=MANY - 1) == MANY - 1
+    assert store.get_events("ses") == appended[-1:]
+    paused()
+    wait_for(lambda: are_gone(store) and is_removed(store))
+    assert store.get_events("ses") == appended[-1:]
+    assert count(store) == 1
+
+
+def test_events_are_removed_after_a_restart(url, paused):
+    with SqlSessionStore(url=url) as store:
+        filled = fill_mixed(store)
+        store.delete_events("ses", run_id="run 0")
+    paused()
+    with SqlSessionStore(url=url) as store:
+        assert store.get_events("ses") == filled[1::2]
+        wait_for(lambda: are_gone(store))
+        assert count(store) == len(filled) // 2
+
+
+def test_deletions_of_events_at_once_count_every_event_once(url):
+    with SqlSessionStore(url=url) as one, SqlSessionStore(url=url) as other:
+        fill_mixed(one, number=4 * STEP)
+        conditions = [{"run_id": "run 0"}, {"type": "message_sent"}, {"through": 3 * STEP}, {"through": 4 * STEP}]
+        counts = at_once(8, lambda number: (one, other)[number % 2].delete_events("ses", **conditions[number // 2]))
+        assert sum(counts) == 4 * STEP
+        assert one.get_events("ses") == other.get_events("ses") == []

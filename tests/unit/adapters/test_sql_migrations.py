@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy
@@ -123,6 +124,42 @@ def test_tables_that_are_there_already_are_kept(url, connect):
     with SqlSessionStore(url=url) as store:
         assert store.get_session("ses").agent_id == "agent"
     assert tables(connect) == ALL
+
+
+FILLED = """
+    INSERT INTO asm_sessions (id, agent_id, status, metadata, created_at, updated_at)
+        VALUES ('ses', 'agent', 'active', '{"a": 1}', '2026-01-01 00:00:01', '2026-01-01T00:00:02.500Z');
+    INSERT INTO asm_runs (id, session_id, status, turn_count, token_usage, started_at) VALUES
+        ('total', 'ses', 'running', 1, '{"total_tokens": 7, "input_tokens": 1}', '2026-01-01T00:00:00.000000'),
+        ('parts', 'ses', 'running', 1, '{"input_tokens": 1.5, "output_tokens": 2}', '2026-01-01T00:00:00.000000'),
+        ('other', 'ses', 'running', 1, '{"total_tokens": "7", "input_tokens": true}', '2026-01-01T00:00:00.000000'),
+        ('odd', 'ses', 'running', 1, '{"\\u0000": 1}', '2026-01-01T00:00:00.000000'),
+        ('none', 'ses', 'running', 1, NULL, '2026-01-01T00:00:00.000000');
+    INSERT INTO asm_events (id, type, timestamp, session_id, sequence_number, schema_version)
+        VALUES ('evt', 'run_started', '2026-01-01T00:00:00.000000', 'ses', 1, 1);
+    INSERT INTO asm_session_sequences (session_id, last_sequence, updated_at) VALUES ('ses', 1, '2026-01-01T00:00:00.000000')
+"""
+
+
+@pytest.mark.parametrize("version", VERSIONS[:-1])
+def test_an_older_version_is_migrated_with_what_it_holds(url, connect, version):
+    with closing(Database(parse_url(url), 4.0)) as database:
+        database.write(lambda connection: schema._alembic(connection, version))
+    run(connect, *FILLED.split(";"))
+    migrate(url)
+    with SqlSessionStore(url=url) as store:
+        saved = store.get_session("ses")
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        assert (saved.created_at, saved.updated_at) == (moment + timedelta(seconds=1), moment + timedelta(seconds=2.5))
+        assert [item.id for item in store.list_runs("ses")] == ["none", "odd", "other", "parts", "total"]
+        assert store.append_event_with_sequence(event("ses")).sequence_number == 2
+        store.save_run(store.get_run("total").changed(token_usage={"input_tokens": 5}))
+    with connect() as connection:
+        tokens = dict(connection.exec_driver_sql("SELECT id, tokens FROM asm_runs").all())
+        times = connection.exec_driver_sql("SELECT created_at, updated_at FROM asm_sessions").all()
+    assert tokens == {"total": 5, "parts": 3.5, "other": 0, "odd": 0, "none": 0}
+    if url.startswith("sqlite"):
+        assert times == [("2026-01-01T00:00:01.000000", "2026-01-01T00:00:02.500000")]
 
 
 def test_a_newer_database_is_refused(url, connect):

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 import pytest
 
 import asm
-from asm.client.calling import Broken, last_piece, outgoing
+from asm.client.calling import outgoing
 from asm.core.policies import RetentionPolicy
 from asm.core.results import Page, SessionStats, Usage
 from asm.operations import OPERATIONS
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
+from asm.wire.conversation import Broken, Call
 from asm.wire.messages import Packer, decode
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -56,7 +57,6 @@ RESULTS = [
     ("list", [INFO]),
     ("delete_events", 3),
     ("delete_prefix", 3),
-    ("flush", []),
     ("search_sessions", Page([SESSION], "c")),
     ("search_runs", Page([RUN])),
     ("search_events", Page([])),
@@ -84,7 +84,8 @@ def test_arguments_arrive_as_they_were_sent(name, arguments):
 @pytest.mark.parametrize(("name", "result"), RESULTS)
 def test_results_arrive_as_they_were_sent(name, result):
     operation = OPERATIONS[name]
-    assert decode_result(operation, over_the_wire(encode_result(operation, result)), {}) == result
+    sent = {"result": {"session": SESSION}} if name == "flush" else {}
+    assert decode_result(operation, over_the_wire(encode_result(operation, result)), sent) == result
 
 
 OTHER = asm.Event.new(type="message_sent", session_id=SESSION.id)
@@ -107,10 +108,11 @@ def test_an_event_that_was_stored_as_it_was_sent_comes_back_as_its_number_if_tha
     encoded = encode_result(one, stored, sent if numbers else None)
     assert encoded == (on_the_wire if numbers else stored.held_fields())
     assert decode_result(one, over_the_wire(encoded), sent) == stored
-    sent = {"events": [OTHER, EVENT]}
-    encoded = encode_result(several, [OTHER.sequenced(1), stored], sent if numbers else None)
-    assert encoded[1] == (on_the_wire if numbers else stored.held_fields())
-    assert decode_result(several, over_the_wire(encoded), sent) == [OTHER.sequenced(1), stored]
+    events = [OTHER, EVENT]
+    for operation, sent in ((several, {"events": events}), (OPERATIONS["flush"], {"result": {"events": events}})):
+        encoded = encode_result(operation, [OTHER.sequenced(1), stored], sent if numbers else None)
+        assert encoded[1] == (on_the_wire if numbers else stored.held_fields())
+        assert decode_result(operation, over_the_wire(encoded), sent) == [OTHER.sequenced(1), stored]
 
 
 @pytest.mark.parametrize("received", [None, "7", 0, True, [1], [{}, {}]])
@@ -160,11 +162,18 @@ def test_a_source_may_use_one_buffer_for_all_that_it_yields():
     assert (b"".join(pieces), size) == (b"abcdefghi", 9)
 
 
+def answered(result, received):
+    call = Call(pieces=True)
+    call.receiving.arrived(received)
+    call.respond(Packer().result(1, result))
+    return call
+
+
 @pytest.mark.parametrize(("received", "total"), [(256, 259), (0, 256), (512, 259)])
 def test_a_download_of_which_a_part_is_missing(received, total):
-    assert last_piece([b"end", 259], 256) == b"end"
+    assert answered([b"end", 259], 256).last_piece() == b"end"
     with pytest.raises(asm.StorageError, match="bytes arrived") as caught:
-        last_piece([b"", total], received)
+        answered([b"", total], received).last_piece()
     assert caught.value.code == "storage_read_failed"
     assert caught.value.details == {"bytes_sent": total, "bytes_received": received}
 
@@ -172,4 +181,4 @@ def test_a_download_of_which_a_part_is_missing(received, total):
 @pytest.mark.parametrize("result", [b"end", None, [b"end"], ["end", 3], [b"end", "3"], [b"end", 3, 3]])
 def test_a_response_to_a_download_that_is_none(result):
     with pytest.raises(Broken):
-        last_piece(result, 0)
+        answered(result, 0).last_piece()

@@ -18,6 +18,7 @@ from asm.wire.messages import (
     decode_response,
     error_code,
     read_head,
+    read_meta,
     request_head,
     response_head,
 )
@@ -31,7 +32,8 @@ def test_the_head_of_a_request(msgid, method):
     body = Packer().request(msgid, method, {"a": 1}, {"timeout_ms": 5})
     head = read_head(body)
     assert head[:3] == (REQUEST, msgid, method.encode())
-    assert decode_params(body, head) == ({"a": 1}, {"timeout_ms": 5})
+    assert decode_params(body, head) == ({"timeout_ms": 5}, {"a": 1})
+    assert read_meta(body, head) == {"timeout_ms": 5}
 
 
 @given(MSGIDS, st.text(min_size=1, max_size=60))

@@ -15,13 +15,14 @@ __all__ = ["dumps"]
 LARGE: Final = 20_000
 """How many values are encoded in one step."""
 
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def dumps(value: Any) -> str:
     """Return JSON text, as short as it can be.
 
     :param value: of maps with string keys, lists, strings, numbers, booleans and ``None``.
+    :raises ValueError: for a number that is not finite.
     """
     return _encode(value) if _count(value) < LARGE else "".join(_pieces(value))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asm.adapters.sql import encoding
+from asm.adapters import encoding
 from asm.core.frozen import FrozenList, FrozenMap
 
 SCALARS = (
