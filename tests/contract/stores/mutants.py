@@ -626,7 +626,7 @@ class IgnoresPrefixes(FileArtifactStore):
         return super().list(**filters)
 
 
-@breaks("delete_prefix: says how many", contracts.Listing)
+@breaks("delete_prefix: says how many", contracts.Prefixes)
 class DeletesWithoutCounting(FileArtifactStore):
     def delete_prefix(self, prefix):
         super().delete_prefix(prefix)
