@@ -181,10 +181,8 @@ class RaisesWhenTimeIsUp(InMemorySessionStore):
 @breaks("only what matches ends a wait", contracts.Waiting)
 class WakesForAnything(InMemorySessionStore):
     def get_events(self, session_id, *, wait_timeout_ms=None, **filters):
-        if wait_timeout_ms:
-            after = self.get_latest_sequence(session_id)
-            super().get_events(session_id, after=after, wait_timeout_ms=wait_timeout_ms)
-        return super().get_events(session_id, **filters)
+        found = super().get_events(session_id, **filters)
+        return found or (super().get_events(session_id, wait_timeout_ms=wait_timeout_ms) if wait_timeout_ms else [])
 
 
 # -- Conditional writes -------------------------------------------------------------------------------------------------
