@@ -29,33 +29,36 @@ _log: Final = logging.getLogger(__name__)
 Callback = Callable[[str | None], object]
 """Told the id of a session that has new events; ``None`` means that any session may have."""
 
-Reserve = Callable[[Mapping[str, int]], Mapping[str, int]]
-"""Takes how many numbers each session needs, returns the first of each. The sessions come in the order of their ids, so that
-two who reserve and lock never wait for each other."""
+Latest = Callable[[str], int]
+"""Returns the last number that was given in a session; 0 if none was."""
 
 
-def numbered(events: Iterable[Event], stored: Mapping[str, Event], reserve: Reserve) -> dict[str, Event]:
+def numbered(
+    events: Iterable[Event], stored: Mapping[str, Event], latest: Latest, expect: Mapping[str, int] | None = None
+) -> dict[str, Event]:
     """Give sequence numbers to the events that are new, in their order.
 
     :param events: what is to be appended; of an id that comes twice, the first counts.
     :param stored: those of them that are stored already, and others, by id.
-    :param reserve: reserves the numbers; it is not called when there is nothing new.
+    :param expect: where sessions are expected to stand, as :meth:`asm.SessionStore.append_events` has it.
     :returns: the new events by id, with their numbers, in their order.
-    :raises Error: ``session_mismatch`` when an id is that of another session's event. No numbers were reserved then.
+    :raises Error: ``session_mismatch`` when an id is that of another session's event, and as :func:`require_expected`.
     """
     new: dict[str, Event] = {}
-    needs: dict[str, int] = {}
+    known: Event | None = None
     for event in events:
         known = stored.get(event.id) or new.get(event.id)
         if known is None:
             new[event.id] = event
-            needs[event.session_id] = needs.get(event.session_id, 0) + 1
         else:
             require_same_session("event", event, known)
-    following = dict(reserve(dict(sorted(needs.items())))) if needs else {}
+    if expect and (new or known is None):
+        require_expected(expect, latest)
+    last: dict[str, int] = {}
     for event in new.values():
-        new[event.id] = event.sequenced(following[event.session_id])
-        following[event.session_id] += 1
+        session_id = event.session_id
+        number = last[session_id] = (last[session_id] if session_id in last else latest(session_id)) + 1
+        new[event.id] = event.sequenced(number)
     return new
 
 
@@ -90,14 +93,13 @@ def require_unchanged(expected: Session | Run, stored: Session | Run | None) -> 
         )
 
 
-def require_expected(expect: Mapping[str, int] | None, latest: Callable[[str], int]) -> None:
+def require_expected(expect: Mapping[str, int] | None, latest: Latest) -> None:
     """Refuse an append to sessions of which one does not stand where it is expected to.
 
     Not called when there are events and all of them are stored already: these come back whatever is expected, and the rest of
     a ``flush`` is stored as ever.
 
     :param expect: what was given as ``expect``.
-    :param latest: returns the last number that was given in a session.
     :raises Error: ``conflict``, for the first of the sessions by id.
     """
     for session_id, expected in sorted((expect or {}).items()):

@@ -228,8 +228,10 @@ class Backend:
         """Make the call: in the loop, by the store's own queue, or in a thread."""
         if self._in_loop:
             self._perform_in_loop(call)
-        elif self._submit is None or not self._submit(call.operation.name, call.arguments, self._submitted(call)):
+        elif self._submit is None or not (taken := self._submit(call.operation.name, call.arguments, self._submitted(call))):
             call.cancel_work = self._threads.submit(self._perform_in_thread, call).cancel
+        elif callable(taken):
+            call.cancel_work = taken
 
     def _run_long(self, threads: ThreadPoolExecutor, call: Call) -> Future[None] | None:
         """Make a call that may take long, in a thread that is free; if none is, say so."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from asm.adapters.appends import numbered, require_expected, require_same_session
+from asm.adapters.appends import numbered, require_same_session
 from asm.adapters.memory.logs import Filter, Log, Timeline
 from asm.adapters.memory.tables import Table
 from asm.adapters.totals import tokens
@@ -90,14 +90,7 @@ class Contents:
 
         :raises Error: ``session_mismatch`` or ``conflict``; then nothing is stored.
         """
-
-        def reserve(needs: Iterable[str]) -> dict[str, int]:
-            require_expected(expect, self.latest)
-            return {session_id: self.latest(session_id) + 1 for session_id in needs}
-
-        new = numbered(events, self.events, reserve)
-        if not events:
-            require_expected(expect, self.latest)
+        new = numbered(events, self.events, self.latest, expect)
         for event in new.values():
             self._store(self.log(event.session_id), event)
         return [self.events[event.id] for event in events]

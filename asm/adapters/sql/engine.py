@@ -48,6 +48,9 @@ ATTEMPTS: Final = 3
 CONNECTING: Final = 1.0
 """Seconds after which nobody tries to connect again. One attempt at a server that does not answer takes longer."""
 
+TROUBLES: Final[dict[Any, Trouble]] = {"database_replaced": Trouble.REPLACED, "conflict": Trouble.CONFLICT}
+"""What may be done about an error of our own, by the reason that it gives."""
+
 HIDDEN: Final = "***"
 
 
@@ -204,10 +207,8 @@ class Database:
 
     def trouble(self, error: BaseException) -> Trouble:
         """Tell what may be done about what an attempt raised."""
-        if isinstance(error, Error) and error.details.get("reason") == "database_replaced":
-            return Trouble.REPLACED
         if not isinstance(error, SQLAlchemyError):
-            return Trouble.FINAL
+            return TROUBLES.get(error.details.get("reason"), Trouble.FINAL) if isinstance(error, Error) else Trouble.FINAL
         found: Trouble = self._particulars.trouble(error)
         return found
 

@@ -29,7 +29,7 @@ from sqlalchemy import select as query
 
 from asm.adapters.appends import Appends
 from asm.adapters.sql.engine import Database
-from asm.adapters.sql.writes import CHANNEL
+from asm.adapters.sql.groups import CHANNEL
 from asm.core.errors import Error
 
 __all__ = ["Listener"]

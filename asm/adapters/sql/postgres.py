@@ -1,14 +1,17 @@
 """What is particular to PostgreSQL: the settings of its connections, and its errors.
 
-Transactions are ``READ COMMITTED``, and that is enough, because no write relies on what it read:
+Transactions are ``READ COMMITTED``, and that is enough, because a write relies on what it read only where it holds the lock:
 
 - Numbers come from an upsert of the session's counter, whose row stays locked until the commit. So those who append to
   one session commit one after the other, in the order of their numbers, and no reader sees a number before a lesser one.
-- Which events are stored already is read before that lock is held. If somebody stores the same id in between, the
+- Where a session has to stand at some number, that upsert tells, also for one in which nothing is to be stored.
+- Which events are stored already is read behind that lock. If somebody stores the same id in another session, the
   primary key refuses the second, and the whole transaction is made again, which then finds it.
+- What has to be stored in the place of a session or run is read ``FOR UPDATE``. What is not there cannot be locked; but where
+  nothing is, nothing is replaced either.
 - A deletion takes the counter's lock first. To what it deletes after that, nobody adds until it commits.
 
-Rows are locked table by table (counters, events, sessions, runs), and by id within a table. Two writers that keep to
+Rows are locked table by table (counters, sessions, runs, events), and by id within a table. Two writers that keep to
 one order do not wait for each other in a circle; where they do all the same, the server ends one, and that one tries again.
 
 A connection may lead through a pooler that gives every transaction another connection to the server, and this one to

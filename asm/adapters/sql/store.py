@@ -4,22 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast, get_args
 
-from sqlalchemy import URL, Connection, Select, select
+from sqlalchemy import URL, Select, select
 
 from asm.adapters.appends import Appends
-from asm.adapters.base import Adapter
-from asm.adapters.sql.deletions import without_deleted
 from asm.adapters.sql.engine import Database
+from asm.adapters.sql.filters import history
 from asm.adapters.sql.listener import Listener
+from asm.adapters.sql.queries import Queries
 from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
-from asm.adapters.sql.tables import events, runs, sequences, sessions
+from asm.adapters.sql.tables import events, runs, sessions
 from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
-from asm.adapters.sql.writer import Done, Writer
+from asm.adapters.sql.writer import Cancel, Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
 from asm.core import checks
 from asm.core.arguments import EventTypes, Expected, Flag
@@ -37,7 +36,7 @@ V = TypeVar("V", bound=Value)
 
 
 @implements(SessionStore)
-class SqlSessionStore(Adapter):
+class SqlSessionStore(Queries):
     """A session store in SQLite or PostgreSQL. Any number of threads may use it, and any number of processes one database.
 
     What a call acknowledged survives a power loss with SQLite; with PostgreSQL, whatever its server is set up to survive.
@@ -125,21 +124,23 @@ class SqlSessionStore(Adapter):
         """
         return bring_up_to_date(url, sql=sql)
 
-    def submit(self, operation: str, arguments: dict[str, Any], done: Done) -> bool:
+    def submit(self, operation: str, arguments: dict[str, Any], done: Done) -> bool | Cancel:
         """Queue a write without waiting for it.
 
         :param operation: the name of an operation.
         :param arguments: its arguments by name, checked as :meth:`asm.operations.Operation.bind` does.
         :param done: called once, in the thread of the writer and after the commit, with the result and ``None``, or with
             ``None`` and the error; it must not block. In the caller's thread when the store is closed.
-        :returns: false for an operation that reads; nothing was done then, and it is to be called as a method.
+        :returns: false for an operation that reads; nothing was done then, and it is to be called as a method. Otherwise what
+            drops the write, unless it has begun: it does not take place then, ``done`` is not called, and nothing of it is
+            held any more. True when it is over already.
         """
         write = WRITES.get(operation)
         if write is None:
             return False
         try:
             self.require_open()
-            self._writer.submit(write(**arguments), done)
+            return self._writer.submit(write(**arguments), done)
         except Error as error:
             done(None, error)
         return True
@@ -147,9 +148,7 @@ class SqlSessionStore(Adapter):
     # -- Sessions -------------------------------------------------------------------------------------------------
 
     def save_session(self, session: Session, *, replacing: Session | None = None) -> None:
-        if replacing is not None:
-            raise Error("capability_not_supported", "not yet")
-        self._write("save_session", session=session)
+        self._write("save_session", session=session, replacing=replacing)
 
     def get_session(self, session_id: str) -> Session:
         found = self._select(Session, select(sessions).where(sessions.c.id == session_id), all_or_none=True)
@@ -178,9 +177,7 @@ class SqlSessionStore(Adapter):
     # -- Runs -----------------------------------------------------------------------------------------------------
 
     def save_run(self, run: Run, *, replacing: Run | None = None) -> None:
-        if replacing is not None:
-            raise Error("capability_not_supported", "not yet")
-        self._write("save_run", run=run)
+        self._write("save_run", run=run, replacing=replacing)
 
     def get_run(self, run_id: str) -> Run:
         found = self._select(Run, select(runs).where(runs.c.id == run_id), all_or_none=True)
@@ -209,15 +206,12 @@ class SqlSessionStore(Adapter):
         return stored
 
     def append_events(self, events: list[Event], *, expect: Expected = None) -> list[Event]:
-        if expect is not None:
-            raise Error("capability_not_supported", "not yet")
-        stored: list[Event] = self._write("append_events", events=events)
+        stored: list[Event] = self._write("append_events", events=events, expect=expect)
         return stored
 
     def flush(self, result: ExecutionResult, *, expect: Expected = None) -> list[Event]:
-        if expect is not None:
-            raise Error("capability_not_supported", "not yet")
-        return self._write("flush", result=result)  # type: ignore[no-any-return]
+        stored: list[Event] = self._write("flush", result=result, expect=expect)
+        return stored
 
     def get_events(
         self,
@@ -234,25 +228,11 @@ class SqlSessionStore(Adapter):
         last: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
+        query = history(locals())
         number = events.c.sequence_number
-        query = select(events).where(events.c.session_id == session_id, without_deleted(session_id))
-        query = query.order_by(number).limit(limit) if last is None else query.order_by(number.desc()).limit(last)
-        if run_id is not None:
-            query = query.where(events.c.run_id == run_id)
-        if type is not None:
-            query = query.where(among(events.c.type, type))
-        if correlation_id is not None:
-            query = query.where(events.c.correlation_id == correlation_id)
-        if since is not None:
-            query = query.where(events.c.timestamp >= since)
-        if until is not None:
-            query = query.where(events.c.timestamp < until)
-        if after is not None:
-            query = query.where(number > after)
-        if before is not None:
-            query = query.where(number < before)
         if last is not None:
-            return self._select(Event, query)[::-1]
+            return self._select(Event, query.order_by(number.desc()).limit(last))[::-1]
+        query = query.order_by(number).limit(limit)
         return self.appends.wait(session_id, lambda: self._select(Event, query), wait_timeout_ms)
 
     def delete_events(
@@ -267,8 +247,7 @@ class SqlSessionStore(Adapter):
         return count
 
     def get_latest_sequence(self, session_id: str) -> int:
-        query = select(sequences.c.last_sequence).where(sequences.c.session_id == session_id)
-        return self._read(lambda connection: connection.execute(query).scalar()) or 0
+        return self._latest_sequence(session_id)
 
     # -- The two ways to the database -------------------------------------------------------------------------------
 
@@ -276,11 +255,6 @@ class SqlSessionStore(Adapter):
         """Queue a write, and wait for its commit."""
         self.require_open()
         return self._writer.write(WRITES[operation](**arguments))
-
-    def _read(self, function: Callable[[Connection], T]) -> T:
-        """Call the function, which makes one query."""
-        self.require_open()
-        return self._database.read(function)
 
     def _select(self, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
         """Return the values that a query finds."""

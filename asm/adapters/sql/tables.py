@@ -26,7 +26,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["METADATA", "artifacts", "deletions", "events", "runs", "sequences", "sessions"]
+__all__ = ["METADATA", "artifacts", "deletions", "events", "moment", "runs", "sequences", "sessions"]
+
+
+def moment(value: datetime, dialect: str) -> Any:
+    """Return an aware time as the driver of a kind of database takes it."""
+    in_utc = value.astimezone(UTC).replace(tzinfo=None)
+    return in_utc if dialect == "postgresql" else in_utc.isoformat(timespec="microseconds")
 
 
 class Time(TypeDecorator[datetime]):
@@ -41,10 +47,7 @@ class Time(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Turn an aware time into what is stored."""
-        if value is None:
-            return None
-        moment = value.astimezone(UTC).replace(tzinfo=None)
-        return moment if dialect.name == "postgresql" else moment.isoformat(timespec="microseconds")
+        return None if value is None else moment(value, dialect.name)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Turn what is stored into an aware time. Text may have a space for the T, and say that it is in UTC.
@@ -54,10 +57,10 @@ class Time(TypeDecorator[datetime]):
         if value is None:
             return None
         try:
-            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
             return value  # type: ignore[no-any-return]
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 Text: Final = PlainText().with_variant(postgresql.TEXT(collation="C"), "postgresql")

@@ -5,38 +5,42 @@
     callers ──► queue ──► group ──► begin ─► perform the set ─► commit ──► announce the appends ──► answer each
                             ▲            │
                             │            ├─► the connection broke, or others were in the way: the same group again
-                            │            └─► refused: each half by itself, until who is at fault stands alone
+                            │            └─► the database refused it: each half by itself, until who is at fault stands alone
                             └── all that waits at that moment, of one kind; nobody waits for more to come
 
 While one group is being committed the next one gathers, so a commit, which costs the same for one write as for many, is
-shared by as many as there are. Whoever is refused takes nobody along: a transaction that failed has changed nothing, and
-its halves are made again, each in a transaction of its own. Savepoints would be one for every write, whether any fails or
-not, and SQLite gives up the whole transaction for some errors, savepoints or none.
+shared by as many as there are. Whoever is refused takes nobody along. What the contract refuses is decided before anything is
+stored (:mod:`asm.adapters.sql.groups`). What only the database does fails the whole transaction, which has changed nothing
+then, and its halves are made again, each in a transaction of its own. Savepoints would be one for every write, whether any
+fails or not, and SQLite gives up the whole transaction for some errors, savepoints or none.
 
-A connection may break during the commit, and then nobody knows whether it took place. Events are simply appended again:
-those that are stored already are found by their ids. Who saved or deleted something is told that the outcome is unknown,
-because doing it again could undo what somebody else did in between.
+A connection may break during the commit, and then nobody knows whether it took place. Where what is stored now tells, as an
+event does by its id, the write is performed again, or taken for done. Who else saved or deleted something is told that the
+outcome is unknown, because doing it again could undo what somebody else did in between.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from asm.adapters.appends import Appends
 from asm.adapters.sql.engine import Database, Patience
 from asm.adapters.sql.failures import Trouble
+from asm.adapters.sql.groups import perform
 from asm.adapters.sql.upkeep import Upkeep
-from asm.adapters.sql.writes import Write, perform
+from asm.adapters.sql.writes import Outcome, Write
 from asm.core.errors import Error
 
-__all__ = ["MOST_EVENTS", "MOST_WRITES", "Done", "Writer"]
+__all__ = ["MOST_EVENTS", "MOST_WRITES", "Cancel", "Done", "Writer"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -51,6 +55,9 @@ HOPELESS: Final = (Trouble.LOST, Trouble.AWAY, Trouble.UNFIT, Trouble.REPLACED)
 
 Done = Callable[[Any, BaseException | None], object]
 """Told the result of a write after its commit, or why it failed; in the thread of the writer, which it must not hold up."""
+
+Cancel = Callable[[], object]
+"""Drops a write, unless it has begun: it is not performed then, nobody is told, and nothing of it is held any more."""
 
 
 @dataclass(slots=True)
@@ -73,22 +80,30 @@ class Writer:
         self._database = database
         self._appends = appends
         self._upkeep = Upkeep(database)
-        self._queue: deque[_Pending] = deque()
+        self._queue: OrderedDict[int, _Pending] = OrderedDict()
+        self._tickets = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="asm-sql-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, write: Write, done: Done) -> None:
+    def submit(self, write: Write, done: Done) -> Cancel:
         """Queue a write, and return at once.
 
+        :returns: what takes it out of the queue.
         :raises Error: ``storage_error`` with the reason ``closed``.
         """
         with self._changed:
             if self._closed:
                 raise Error("storage_error", "the store was closed", details={"reason": "closed"})
-            self._queue.append(_Pending(write, done))
+            ticket = next(self._tickets)
+            self._queue[ticket] = _Pending(write, done)
             self._changed.notify()
+        return functools.partial(self._drop, ticket)
+
+    def _drop(self, ticket: int) -> None:
+        with self._changed:
+            self._queue.pop(ticket, None)
 
     def write(self, write: Write) -> Any:
         """Queue a write, wait for its commit, and return its result.
@@ -136,11 +151,11 @@ class Writer:
             group: list[_Pending] = []
             weight = 0
             while self._queue and len(group) < MOST_WRITES:
-                following = self._queue[0].write
+                following = next(iter(self._queue.values())).write
                 weight += len(following.events)
                 if group and (weight > MOST_EVENTS or following.kind != group[0].write.kind or not following.shares):
                     break
-                group.append(self._queue.popleft())
+                group.append(self._queue.popitem(last=False)[1])
             return group
 
     def _commit(self, group: Sequence[_Pending]) -> None:
@@ -151,13 +166,13 @@ class Writer:
             committing = False
             try:
                 with self._database.transaction() as connection:
-                    results = perform(connection, [item.write for item in group], again=again)
+                    outcomes = perform(connection, [item.write for item in group], again=again)
                     committing = True
             except Exception as error:  # noqa: BLE001  # whoever waits is told of anything, and the thread lives on
                 again = True
                 trouble = self._database.trouble(error)
                 if committing and trouble is Trouble.LOST:
-                    group = self._settle(group, error)
+                    group = self._settle(group, outcomes, error)
                 if group and patience.allows(trouble):
                     if trouble is Trouble.FULL:
                         self._database.make_room()
@@ -170,13 +185,21 @@ class Writer:
                     self._commit(group[: len(group) // 2])
                     self._commit(group[len(group) // 2 :])
                 return
-            self._answer(group, results)
+            self._answer(group, outcomes)
             return
 
-    def _settle(self, group: Sequence[_Pending], error: Exception) -> list[_Pending]:
-        """Return what may be repeated of a group whose commit may or may not have taken place; refuse the rest."""
-        self._refuse([item for item in group if not item.write.repeatable], error, outcome="unknown")
-        return [item for item in group if item.write.repeatable]
+    def _settle(self, group: Sequence[_Pending], outcomes: Sequence[Outcome], error: Exception) -> list[_Pending]:
+        """Return what is to be performed again of a group whose commit may or may not have taken place; refuse the rest."""
+        again = []
+        for item, outcome in zip(group, outcomes, strict=True):
+            repeatable = item.write.repeatable(outcome)
+            if outcome.error is None:
+                item.write = replace(item.write, attempted=True)
+            if repeatable:
+                again.append(item)
+            else:
+                self._refuse([item], error)
+        return again
 
     def _expire(self, group: Sequence[_Pending], error: Exception) -> None:
         """Refuse those who have waited for a lock for long enough, and try again for the others."""
@@ -185,18 +208,18 @@ class Writer:
         if others := [item for item in group if item.since > oldest]:
             self._commit(others)
 
-    def _refuse(self, group: Sequence[_Pending], error: Exception, **details: str) -> None:
+    def _refuse(self, group: Sequence[_Pending], error: Exception) -> None:
         for item in group:
             made = self._database.error(error, writing=True)  # each its own: every raise adds to an exception's traceback
-            if isinstance(made, Error):
-                made.details.update(details)
+            if isinstance(made, Error) and item.write.attempted:
+                made.details["outcome"] = "unknown"
             _tell(item, None, made)
 
-    def _answer(self, group: Sequence[_Pending], results: Sequence[Any]) -> None:
-        if told := [event.session_id for item in group for event in item.write.events]:
+    def _answer(self, group: Sequence[_Pending], outcomes: Sequence[Outcome]) -> None:
+        if told := [session_id for outcome in outcomes for session_id in outcome.appended]:
             self._appends.announce(told)
-        for item, result in zip(group, results, strict=True):
-            _tell(item, result, None)
+        for item, outcome in zip(group, outcomes, strict=True):
+            _tell(item, outcome.result, outcome.error)
 
 
 def _tell(item: _Pending, result: Any, error: BaseException | None) -> None:

@@ -11,18 +11,9 @@ def an_event(session_id="ses", **fields):
     return Event.new(type="run_started", session_id=session_id, **fields)
 
 
-class Reserving:
-    """Sessions and how far each has counted."""
-
-    def __init__(self, **last):
-        self.last = last
-        self.asked = []
-
-    def __call__(self, needs):
-        self.asked += needs.items()
-        firsts = {session_id: self.last.get(session_id, 0) + 1 for session_id in needs}
-        self.last |= {session_id: first + needs[session_id] - 1 for session_id, first in firsts.items()}
-        return firsts
+def latest(**last):
+    """A function that tells how far each session has counted."""
+    return lambda session_id: last.get(session_id, 0)
 
 
 # -- numbered -------------------------------------------------------------------------------------------------------
@@ -30,43 +21,38 @@ class Reserving:
 
 def test_new_events_are_numbered_in_their_order():
     events = [an_event("b"), an_event("a"), an_event("b")]
-    reserve = Reserving(b=4)
-    new = numbered(events, {}, reserve)
+    new = numbered(events, {}, latest(b=4))
     assert list(new.values()) == [events[0].sequenced(5), events[1].sequenced(1), events[2].sequenced(6)]
     assert list(new) == [event.id for event in events]
 
 
-def test_each_session_is_asked_once_and_in_the_order_of_ids():
-    reserve = Reserving()
-    numbered([an_event("b"), an_event("c"), an_event("a"), an_event("b")], {}, reserve)
-    assert reserve.asked == [("a", 1), ("b", 2), ("c", 1)]
-
-
 def test_what_is_stored_or_came_before_is_not_new():
     stored, first = an_event("a"), an_event("b")
-    reserve = Reserving()
     given = [stored, first, an_event("b", id=first.id, data={"a": 1}), an_event("a", id=stored.id, data={"a": 1})]
-    assert list(numbered(given, {stored.id: stored}, reserve).values()) == [first.sequenced(1)]
-    assert reserve.asked == [("b", 1)]
+    assert list(numbered(given, {stored.id: stored}, latest()).values()) == [first.sequenced(1)]
 
 
-def test_what_belongs_to_another_session_takes_no_numbers():
+def test_what_belongs_to_another_session_gets_no_number():
     stored, first = an_event("a"), an_event("b")
     for known, given in [
         ({}, [first, an_event("c", id=first.id)]),
         ({stored.id: stored}, [first, an_event("c", id=stored.id)]),
     ]:
-        reserve = Reserving()
         with pytest.raises(Error) as caught:
-            numbered(given, known, reserve)
+            numbered(given, known, latest())
         assert caught.value.code == "session_mismatch"
-        assert reserve.asked == []
 
 
-def test_nothing_new_reserves_nothing():
-    reserve = Reserving()
-    assert numbered([], {}, reserve) == {}
-    assert reserve.asked == []
+def test_what_is_new_gets_numbers_only_where_every_session_stands_as_expected():
+    stored, new = an_event("a"), an_event("b")
+    known = {stored.id: stored}
+    assert len(numbered([stored, new], known, latest(a=3), {"a": 3, "b": 0})) == 1
+    assert numbered([stored], known, latest(a=3), {"a": 7}) == {}
+    assert numbered([], {}, latest(a=3), {"a": 3}) == {}
+    for given in ([], [new], [stored, new], [new, new]):
+        with pytest.raises(Error) as caught:
+            numbered(given, known, latest(a=3), {"a": 7})
+        assert (caught.value.code, caught.value.details["actual"]) == ("conflict", 3)
 
 
 # -- flushed_run ----------------------------------------------------------------------------------------------------

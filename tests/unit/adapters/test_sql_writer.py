@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import weakref
 from contextlib import closing, contextmanager
 
 import pytest
@@ -283,7 +284,7 @@ def test_and_who_came_later_waits_on(path, outcomes):
             with held(store):
                 other.execute("BEGIN IMMEDIATE")
                 outcomes.ask(store, "append_event", name="early", event=event())
-                store._writer._queue[0].since -= PATIENCE
+                next(iter(store._writer._queue.values())).since -= PATIENCE
                 outcomes.ask(store, "append_event", name="late", event=event())
             assert outcomes.codes(1) == {"early": "storage_error"}
             other.execute("ROLLBACK")
@@ -296,7 +297,7 @@ def test_what_nobody_foresaw_is_told_and_the_thread_lives_on(store, outcomes, mo
     def perform(connection, writes, *, again):
         if any(write.session for write in writes):
             raise RuntimeError("a bug")
-        return performed(connection, writes)
+        return performed(connection, writes, again=again)
 
     monkeypatch.setattr(writer, "perform", perform)
     with held(store):
@@ -319,6 +320,24 @@ def test_one_who_cannot_be_told_keeps_nobody_waiting(store, outcomes, caplog):
     assert outcomes.codes(1) == {"append_event": None}
     assert store.get_latest_sequence("ses") == 2
     assert "could not be told" in caplog.text
+
+
+def test_what_is_dropped_before_it_begins_is_not_written_and_not_held(store, outcomes):
+    given, told = event(), Outcomes()
+    kept = weakref.ref(told)
+    with held(store):
+        outcomes.ask(store, "append_event", name="first", event=event())
+        drop = store.submit("append_event", {"event": given}, told.ask)
+        outcomes.ask(store, "append_event", name="last", event=event())
+        del told
+        assert kept() is not None
+        drop()
+        drop()
+        assert kept() is None
+    assert outcomes.codes(2) == {"first": None, "last": None}
+    drop()
+    assert given.id not in [item.id for item in store.get_events("ses")]
+    assert store.get_latest_sequence("ses") == 2
 
 
 # -- A commit in doubt ----------------------------------------------------------------------------------------------
