@@ -6,6 +6,7 @@ from typing import NamedTuple
 import artifacts
 import calls
 import durable
+import queries
 import reading
 import upkeep
 
@@ -26,6 +27,7 @@ CASES = {
     "durable-single": Case(durable.single_appends, lambda _: durable.SINGLE_APPENDS),
     "durable-batches": Case(durable.batched_appends, lambda _: durable.BATCHED_APPENDS),
     "much": Case(reading.much, reading.much_rows),
+    "usage": Case(queries.usage, queries.usage_rows),
     "polls": Case(reading.polls, reading.polls_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
     "restart": Case(upkeep.killed, lambda _: upkeep.KILLED),
