@@ -77,7 +77,7 @@ def apply(store: Store, policy: RetentionPolicy, *, dry_run: bool = False, progr
     A session that fails does not keep the others from their turn. What fails as a whole, because the tree is away, is raised.
 
     :param store: a blocking handle of a composite, or anything else that has all contracts.
-    :param dry_run: whether to report only what would be done first with each session, and to change nothing.
+    :param dry_run: whether to report only what would be done, and to change nothing.
     :param progress: called with the report so far after each step.
     :raises Error: ``validation_error`` for what is no such store or no policy; and whatever keeps it from looking.
     """
@@ -114,40 +114,37 @@ class _Retention:
 
     def sessions(self) -> None:
         """Do what is due with each session."""
-        passed: set[str] = set()  # these are still due, for this run they are done
+        passed: set[str] = set()  # what is still due of these is left to another run
+        limit = self.policy.batch_size
         while True:
-            # As many again as are passed, so that these are not read over and over.
-            due = self.store.expired(self.policy, limit=self.policy.batch_size + 2 * len(passed))
+            due = self.store.expired(self.policy, limit=limit)
             fresh = [session for session in due if session.id not in passed]
-            if not fresh:
-                return
             for session in fresh:
+                passed.add(session.id)
                 try:
-                    is_over = self._step(session)
+                    self._do(session)
                 except Error as error:
-                    is_over = True
                     if error.code not in ("conflict", "session_not_found"):  # somebody else was at it in between
                         self._failed(error, session.id)
-                if is_over or self.dry_run:
-                    passed.add(session.id)
                 self._count()
+            if not fresh and len(due) < limit:
+                return
+            limit = self.policy.batch_size + 2 * (len(due) - len(fresh))  # to see beyond those that come again
 
-    def _step(self, session: Session) -> bool:
-        """Do what is due next with a session; return whether that was all for now."""
+    def _do(self, session: Session) -> None:
+        """Do what is due with a session."""
         now = datetime.now(UTC)
-        due = self.policy.due(session, now)
-        if due is None:
-            self._trim(session)
-            return True
-        if due == "soft_delete":
+        if self.policy.due(session, now) == "soft_delete":
+            before, session = session, session.changed(deleted_at=now)
             if not self.dry_run:
-                self.store.save_session(session.changed(deleted_at=now), replacing=session)
+                self.store.save_session(session, replacing=before)
             self._count(sessions_soft_deleted=1)
-            return False
-        if self.store.get_session(session.id) != session:
-            return True
-        self._delete(session)
-        return False
+        elif not self.dry_run and self.store.get_session(session.id) != session:
+            return
+        if self.policy.due(session, datetime.now(UTC)) == "hard_delete":
+            self._delete(session)
+        else:
+            self._trim(session)
 
     def _delete(self, session: Session) -> None:
         """Delete a session and all that belongs to it. Itself comes last: until then it is due."""
@@ -203,7 +200,7 @@ class _Retention:
     def _delete_artifacts(self, session: Session) -> None:
         """Delete the artifacts of a session, but none of another, whose id may begin with this one and a slash."""
         prefix = f"{session.id}/"
-        if prefix.startswith(ARCHIVE):
+        if prefix.startswith(ARCHIVE) or len(prefix.encode()) > checks.MAX_KEY_BYTES:  # such a key cannot be
             return
         others = tuple(f"{other}/" for other in self._sessions_below(prefix))
         for infos in self._pages(prefix):
