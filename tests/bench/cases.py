@@ -6,6 +6,7 @@ from typing import NamedTuple
 import artifacts
 import calls
 import durable
+import listing
 import queries
 import reading
 import upkeep
@@ -30,6 +31,7 @@ CASES = {
     "usage": Case(queries.usage, queries.usage_rows),
     "polls": Case(reading.polls, reading.polls_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
+    "listed": Case(listing.listed, listing.listed_rows),
     "restart": Case(upkeep.killed, lambda _: upkeep.KILLED),
     "import": Case(upkeep.imported, lambda _: upkeep.IMPORTED),
     "idle": Case(upkeep.idle, lambda _: upkeep.IDLE),

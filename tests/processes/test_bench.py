@@ -18,6 +18,7 @@ ROWS = {
     "usage": 1,
     "polls": 2,
     "artifacts": 2,
+    "listed": 2,
     "restart": 3,
     "import": 1,
     "idle": 4,
