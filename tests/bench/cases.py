@@ -7,6 +7,7 @@ import artifacts
 import calls
 import durable
 import listing
+import queries
 import reading
 import upkeep
 
@@ -27,6 +28,7 @@ CASES = {
     "durable-single": Case(durable.single_appends, lambda _: durable.SINGLE_APPENDS),
     "durable-batches": Case(durable.batched_appends, lambda _: durable.BATCHED_APPENDS),
     "much": Case(reading.much, reading.much_rows),
+    "usage": Case(queries.usage, queries.usage_rows),
     "polls": Case(reading.polls, reading.polls_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
     "listed": Case(listing.listed, listing.listed_rows),
