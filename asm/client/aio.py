@@ -249,7 +249,7 @@ class AsyncClient(AsyncStore):
             first = await anext(pieces)  # an artifact that is not there is told now, and not while reading
             if operation.result is bytes:
                 return b"".join([first, *[piece async for piece in pieces]])
-            return AsyncReader(Reading(arguments["key"], seconds, first, pieces), self._run, self._take)
+            return AsyncReader(Reading(arguments.get("key"), seconds, first, pieces), self._run, self._take)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         try:

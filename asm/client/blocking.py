@@ -177,7 +177,7 @@ class Client(Handles, SessionStore, ArtifactStore, SessionQueries, Maintenance):
             first = next(pieces)  # an artifact that is not there is told now, and not while reading
             if operation.result is bytes:
                 return whole(first, pieces)
-            return io.BufferedReader(File(Reading(arguments["key"], seconds, first, pieces), self._run, self._take), PIECE)
+            return io.BufferedReader(File(Reading(arguments.get("key"), seconds, first, pieces), self._run, self._take), PIECE)
         connection, call, deadline = self._begin(outgo)
         try:
             if outgo.pieces is not None:

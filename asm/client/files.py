@@ -28,16 +28,17 @@ STAT = OPERATIONS["stat"]
 class Reading:
     """An artifact that is read, from wherever in it.
 
-    :param key: its key.
+    :param key: its key; ``None`` for an export, which is no artifact, and is read from its start to its end.
     :param seconds: how many seconds each answer may take.
     :param first: the first bytes of the stream that was begun …
     :param pieces: … and what yields the others.
     """
 
-    def __init__(self, key: str, seconds: float, first: bytes, pieces: Any) -> None:
+    def __init__(self, key: str | None, seconds: float, first: bytes, pieces: Any) -> None:
         self.position = 0
         """Where the next read begins."""
-        self._key = key
+        self.seekable = key is not None
+        self._key = key or ""
         self._seconds = seconds
         self._info: ArtifactInfo | None = None
         self._at = 0  # where in the artifact the rest of the piece begins
@@ -70,6 +71,8 @@ class Reading:
         """Have the next read begin somewhere else; return where that is."""
         if self._failure is not None:
             raise self._failure
+        if not self.seekable:
+            raise io.UnsupportedOperation("an export is read from its start to its end")
         start = 0
         if whence == os.SEEK_CUR:
             start = self.position
@@ -119,8 +122,8 @@ class File(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be read from anywhere."""
-        return True
+        """Say whether it can be read from anywhere."""
+        return self._reading.seekable
 
     def readinto(self, buffer: Any) -> int:
         """Read the next bytes; 0 at the end."""
