@@ -42,6 +42,7 @@ ARGUMENTS = [
     ("get_usage", {"group_by": ("model", "day")}),
     ("import_session", {"data": b"{}"}),
     ("expired", {"policy": RetentionPolicy(max_age_days=3, exempt_statuses=["failed"]), "limit": 5}),
+    ("expired", {"policy": RetentionPolicy(max_completed_age_days=None, hard_delete_after_days=None), "limit": 5}),
 ]
 RESULTS = [
     ("save_session", None),
