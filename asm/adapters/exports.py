@@ -119,7 +119,9 @@ class Export:
     def __init__(self, data: Data) -> None:
         self._lines = _lines(data)
         self.line = 0
-        """The number of the line that was read last, from 1."""
+        """The number of the line that was read last, from 1 …"""
+        self.size = 0
+        """… and how many bytes it has."""
         header = self._next("is no export of a session")
         if header.get("format") != FORMAT:
             broken(1, "does not begin as an export of a session does; give what export_session returned")
@@ -163,6 +165,7 @@ class Export:
         line = next(self._lines, None)
         if line is None:
             broken(self.line, f"{missing}; {AGAIN}")
+        self.size = len(line)
         try:
             content = json.loads(line.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:

@@ -274,12 +274,13 @@ class AsyncStore:
         until: OptionalTime = None,
         group_by: Groups = ("provider",),
     ) -> list[Usage]:
-        """Return what runs used, by group, in the order of the groups.
+        """Return what runs used, by group, in the order of the groups; ``None`` comes before all.
 
         :param since: runs that started then or later.
         :param until: runs that started earlier.
-        :param group_by: any of ``provider``, ``model`` (``provider_metadata["model"]``, else ``metadata["model"]``), ``agent``
-            (of the session), ``status``, ``day`` (of the start, in UTC, such as ``2026-01-31``); with none there is one group.
+        :param group_by: any of ``provider``, ``model`` (``provider_metadata["model"]``, else ``metadata["model"]``, where
+            that is a string), ``agent`` (of the session), ``status``, ``day`` (of the start, in UTC, such as ``2026-01-31``);
+            with none there is one group, also of no runs.
         """
 
     async def export_session(self, session_id: Id) -> AsyncReader:
@@ -308,7 +309,10 @@ class AsyncStore:
         """Give back room on the disk that nothing needs any more; return how many bytes."""
 
     async def expired(self, policy: RetentionPolicy, *, limit: Limit) -> list[Session]:
-        """Return sessions for which a policy has something due, the oldest first.
+        """Return sessions for which a policy has something due, oldest ``updated_at`` first, those of the same moment by id.
+
+        That is what :meth:`RetentionPolicy.due` says of the session, or that it has more events than ``max_events_per_session``
+        and is not exempt.
 
         :param limit: how many to return at the most.
         """

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import artifacts
 import calls
 import durable
+import listing
+import queries
 import reading
 import upkeep
 
@@ -26,8 +28,10 @@ CASES = {
     "durable-single": Case(durable.single_appends, lambda _: durable.SINGLE_APPENDS),
     "durable-batches": Case(durable.batched_appends, lambda _: durable.BATCHED_APPENDS),
     "much": Case(reading.much, reading.much_rows),
+    "usage": Case(queries.usage, queries.usage_rows),
     "polls": Case(reading.polls, reading.polls_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
+    "listed": Case(listing.listed, listing.listed_rows),
     "restart": Case(upkeep.killed, lambda _: upkeep.KILLED),
     "import": Case(upkeep.imported, lambda _: upkeep.IMPORTED),
     "idle": Case(upkeep.idle, lambda _: upkeep.IDLE),

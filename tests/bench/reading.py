@@ -12,6 +12,8 @@ from trees import MEMORY, SESSIONS, SQLITE, tree
 import asm
 
 PAGE = 50
+LAST = 20
+SEARCHED = 500
 FEW = 1000
 """Events and sessions of the store that is compared with."""
 
@@ -34,12 +36,19 @@ def much_rows(size):
     """Return the rows of :func:`much`."""
     named = {
         "page": f"last page of {PAGE} of {size.events:,} events",
+        "last": f"get_events(last={LAST}) of a type, of {size.events:,} events",
         "list": f"list_sessions(limit={PAGE}) of {size.sessions:,}",
+        "search": f"search_sessions(limit={PAGE}), newest first, of {size.sessions:,}",
     }
+    goal = at_most(1.3, relative=True)
+    later = f"search_sessions(limit={PAGE}) of {size.sessions:,}, a later page"
     return [
-        Row(f"{what}, {store}", "µs", f"{name}, {store}", f"{name} of {FEW:,}, {store}", at_most(1.3, relative=True))
-        for name, what in named.items()
-        for store in STORES
+        *(
+            Row(f"{what}, {store}", "µs", f"{name}, {store}", f"{name} of {FEW:,}, {store}", goal)
+            for name, what in named.items()
+            for store in STORES
+        ),
+        *(Row(f"{later}, {store}", "µs", f"later page, {store}", f"search, {store}", goal) for store in STORES),
     ]
 
 
@@ -58,7 +67,11 @@ def much(bench):
                 f"page, {store}": last_page(much_of, bench.size.events),
                 f"page of {FEW:,}, {store}": last_page(little_of, FEW),
             }
-            reads += [pages, {f"list, {store}": first_page(much_of), f"list of {FEW:,}, {store}": first_page(little_of)}]
+            listed = {f"list, {store}": first_page(much_of), f"list of {FEW:,}, {store}": first_page(little_of)}
+            lasts = {f"last, {store}": newest(much_of), f"last of {FEW:,}, {store}": newest(little_of)}
+            found = {f"search, {store}": search(much_of), f"search of {FEW:,}, {store}": search(little_of)}
+            found[f"later page, {store}"] = search(much_of, later_cursor(much_of, bench.size.sessions))
+            reads += [pages, lasts, listed, found]
         for _ in range(bench.rounds):
             yield _in_turn(reads, max(bench.size.calls // 10, 10))
 
@@ -111,6 +124,32 @@ def first_page(store):
         assert len(store.list_sessions(limit=PAGE)) == PAGE
 
     return read
+
+
+def newest(store):
+    """Return a function that reads the newest events of a type."""
+
+    def read():
+        assert len(store.get_events(LONG, type="message_received", last=LAST)) == LAST
+
+    return read
+
+
+def search(store, cursor=None):
+    """Return a function that searches for the newest sessions, or for those behind a cursor."""
+
+    def read():
+        assert len(store.search_sessions(limit=PAGE, cursor=cursor).items) == PAGE
+
+    return read
+
+
+def later_cursor(store, count):
+    """Return the cursor of a page in the middle of all sessions."""
+    cursor = None
+    for _ in range(max(count // 2 // SEARCHED, 1)):
+        cursor = store.search_sessions(limit=SEARCHED, cursor=cursor).cursor
+    return cursor
 
 
 def fill_events(trees, there, count, session_id=LONG):

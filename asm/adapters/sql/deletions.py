@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -178,8 +179,7 @@ def remove_some(connection: Connection, session_ids: Sequence[str] = (), *, most
     """
     query = select(sequences.c.session_id, sequences.c.last_sequence, sequences.c.removed_through, sequences.c.deleted_through)
     query = query.where(sequences.c.deleted_through.is_not(None)).order_by(sequences.c.session_id).limit(most)
-    if session_ids:
-        query = query.where(sequences.c.session_id.in_(session_ids))
+    query = query.where(sequences.c.session_id.in_(session_ids) if session_ids else _not_imported())
     for session_id, last, removed, deleted in connection.execute(query.with_for_update()).all():
         through = max(removed, min(deleted, removed + most))
         _remove_between(connection, session_id, removed, through)
@@ -221,12 +221,17 @@ def _remove_marked(connection: Connection, most: int) -> None:
 def is_left(connection: Connection) -> bool:
     """Tell whether there are events to be removed."""
     for query in (
-        select(sequences.c.session_id).where(sequences.c.deleted_through.is_not(None)),
+        select(sequences.c.session_id).where(sequences.c.deleted_through.is_not(None), _not_imported()),
         select(deletions.c.session_id),
     ):
         if connection.execute(query.limit(1)).first() is not None:
             return True
     return False
+
+
+def _not_imported() -> ColumnElement[bool]:
+    """Return the condition on counters that no import is at work: it says until when what it stores is to be left alone."""
+    return sequences.c.updated_at <= datetime.now(UTC)
 
 
 def make_way(connection: Connection, counters: Mapping[str, Counter]) -> None:

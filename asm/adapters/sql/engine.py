@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -191,6 +191,33 @@ class Database:
                 sqlite.checkpoint(connection.connection.driver_connection)  # type: ignore[arg-type]
         except (Error, sqlite3.Error, SQLAlchemyError) as error:
             _log.debug("the write-ahead log could not be emptied: %s", error)
+
+    def file_bytes(self) -> int:
+        """Return how long the files of a SQLite database are."""
+        return 0 if self._files is None else self._files.file_bytes()
+
+    def compact(self) -> None:
+        """Have a SQLite database give back what nothing uses, in steps that hold nobody up for long.
+
+        A file that an earlier version made can do so only when it was written anew once. That is done if it is small.
+        """
+        if self.read(sqlite.gives_back):
+            while self.write(sqlite.give_back):
+                pass
+        elif self.read(sqlite.is_small):
+            self._patiently(self._vacuum, writing=True)
+        else:
+            how = f"sqlite3 {self._readers.url.database} 'PRAGMA auto_vacuum = INCREMENTAL; VACUUM'"
+            _log.warning("%s is too large to be written anew while others wait; when it is not in use, run: %s", self.name, how)
+        self.make_room()
+
+    def _vacuum(self) -> None:
+        self._check_files(writing=True)
+        with self._writer.connect() as connection:
+            try:
+                sqlite.vacuum(connection.connection.driver_connection)  # type: ignore[arg-type]
+            except sqlite3.Error as error:
+                raise OperationalError("VACUUM", None, error) from error
 
     def listen(self) -> Connection:
         """Connect to a PostgreSQL server to listen to it. The connection belongs to the caller, who closes it.

@@ -106,6 +106,10 @@ class Files:
         except OSError:
             return 0
 
+    def file_bytes(self) -> int:
+        """Return how long the database and its write-ahead log are together."""
+        return os.stat(self._path).st_size + self.wal_bytes()
+
     def _check_database(self, *, writing: bool) -> None:
         try:
             found = os.stat(self._path)

@@ -32,7 +32,7 @@ from sqlalchemy import Text as PlainText
 from asm.adapters.sql.deletions import not_deleted, without_deleted
 from asm.adapters.sql.tables import events, runs, sessions
 
-__all__ = ["any_of", "history", "matching_events", "matching_runs", "matching_sessions"]
+__all__ = ["any_of", "bears_none_of", "history", "matching_events", "matching_runs", "matching_sessions"]
 
 FEW: Final = 500
 """How many values are given to a query one by one. Databases limit its parameters."""
@@ -45,6 +45,15 @@ TAGGED: Final = {
     "postgresql": text("asm_sessions.tags @> ARRAY(SELECT json_array_elements_text(CAST(:tags AS json)))"),
 }
 """That a session bears all of some tags, which are given as JSON."""
+
+UNTAGGED: Final = {
+    "sqlite": (
+        "NOT EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(asm_sessions.tags) THEN asm_sessions.tags ELSE '[]' END)"
+        " AS tag WHERE tag.value IN (SELECT value FROM json_each(:unwanted)))"
+    ),
+    "postgresql": ("NOT coalesce(asm_sessions.tags, '{}') && ARRAY(SELECT json_array_elements_text(CAST(:unwanted AS json)))"),
+}
+"""That it bears none."""
 
 
 ELEMENTS: Final = {
@@ -138,6 +147,11 @@ def any_of(column: Column[Any], wanted: Sequence[str], backend: str = "") -> Col
         return column == plain[0] if len(plain) == 1 else column.in_(plain)
     inside = text(f"{column} IN ({ELEMENTS[backend]})".replace(":them", f":{column.name}"))
     return inside.bindparams(**{column.name: json.dumps(plain, ensure_ascii=False)})
+
+
+def bears_none_of(tags: Sequence[str], backend: str) -> TextClause:
+    """Return the condition that a session bears none of some tags."""
+    return text(UNTAGGED[backend]).bindparams(unwanted=json.dumps(list(tags), ensure_ascii=False))
 
 
 def _of_one(query: Select[Any], table: Any, given: Mapping[str, Any], *names: str) -> Select[Any]:

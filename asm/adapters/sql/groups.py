@@ -28,13 +28,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from asm.adapters.appends import numbered, require_same_session, require_unchanged
 from asm.adapters.encoding import dumps
 from asm.adapters.sql.deletions import Counter, delete_events, delete_sessions, make_way, remove_by_id
+from asm.adapters.sql.filters import any_of
+from asm.adapters.sql.reading import values
 from asm.adapters.sql.tables import events, moment, runs, sequences, sessions
-from asm.adapters.sql.writes import Outcome, Write, among, values
+from asm.adapters.sql.writes import Outcome, Write
 from asm.adapters.totals import tokens
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session
 
-__all__ = ["CHANNEL", "COLUMNS", "perform"]
+__all__ = ["CHANNEL", "COLUMNS", "insert_events", "notify", "perform", "save"]
 
 IDS: Final = 500
 """How many ids are looked up, or sessions counted, with one statement. Databases limit its parameters."""
@@ -88,11 +90,11 @@ def perform(connection: Connection, writes: Sequence[Write], *, again: bool = Fa
     if not again and decided.in_doubt:
         decided = _Decided(writes, latest, _stored(connection, writes), saved)
     _settle(connection, counters, decided.latest)
-    _save(connection, sessions, decided.sessions)
-    _save(connection, runs, decided.runs)
+    save(connection, sessions, decided.sessions)
+    save(connection, runs, decided.runs)
     if decided.events:
-        _insert_events(connection, decided.events)
-        _notify(connection, {event.session_id for event in decided.events})
+        insert_events(connection, decided.events)
+        notify(connection, {event.session_id for event in decided.events})
     return decided.outcomes
 
 
@@ -207,7 +209,7 @@ def _saved(connection: Connection, writes: Iterable[Write]) -> dict[tuple[type, 
         saved = (write.session if kind is Session else write.run for write in writes)
         wanted = sorted({value.id for value in saved if value is not None})
         for start in range(0, len(wanted), IDS):
-            these = select(table).where(among(table.c.id, wanted[start : start + IDS])).order_by(table.c.id).with_for_update()
+            these = select(table).where(any_of(table.c.id, wanted[start : start + IDS])).order_by(table.c.id).with_for_update()
             found |= {(kind, value.id): value for value in values(connection, kind, these, all_or_none=True)}
     return found
 
@@ -217,7 +219,7 @@ def _stored(connection: Connection, writes: Iterable[Write]) -> dict[str, Event]
     stored: dict[str, Event] = {}
     wanted = list(dict.fromkeys(event.id for write in writes for event in write.events))
     for start in range(0, len(wanted), IDS):
-        these = among(events.c.id, wanted[start : start + IDS])
+        these = events.c.id.in_(wanted[start : start + IDS])
         remove_by_id(connection, these)
         stored |= {event.id: event for event in values(connection, Event, select(events).where(these), all_or_none=True)}
     return stored
@@ -235,7 +237,7 @@ def _settle(connection: Connection, counters: dict[str, Counter], latest: Mappin
         connection.execute(delete(sequences).where(these))
 
 
-def _insert_events(connection: Connection, appended: Iterable[Event]) -> None:
+def insert_events(connection: Connection, appended: Iterable[Event]) -> None:
     """Insert events that have their sequence numbers.
 
     SQLAlchemy prepares a statement for each execution and converts each parameter of each row in several steps, which for a
@@ -282,7 +284,7 @@ def _inserting(dialect: str, *, many: bool) -> str:
     return f"INSERT INTO asm_events ({', '.join(COLUMNS)}) {values}"
 
 
-def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
+def notify(connection: Connection, session_ids: Iterable[str]) -> None:
     """Have PostgreSQL tell every listener of the appends when they are committed: who made them, and to which session."""
     if connection.dialect.name != "postgresql":
         return
@@ -292,7 +294,7 @@ def _notify(connection: Connection, session_ids: Iterable[str]) -> None:
     connection.execute(select(func.pg_notify(CHANNEL, func.unnest(payloads))))
 
 
-def _save(connection: Connection, table: Table, saved: Mapping[str, Session | Run]) -> None:
+def save(connection: Connection, table: Table, saved: Mapping[str, Session | Run]) -> None:
     """Insert values, or replace those with their ids.
 
     :raises Error: ``storage_error`` with the reason ``conflict`` when a run turns out to be stored under another session.

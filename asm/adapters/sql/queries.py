@@ -7,19 +7,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from sqlalchemy import Row, Select, func, select
 
+from asm.adapters.appends import Appends
 from asm.adapters.cursors import cursor_at, position_of
+from asm.adapters.exports import Export, export_lines, file_of
 from asm.adapters.matching import has_items, has_text
 from asm.adapters.sql.deletions import without_deleted
 from asm.adapters.sql.filters import any_of, history, matching_events, matching_runs, matching_sessions
-from asm.adapters.sql.reading import FIRST, Listing, Position, Reading
+from asm.adapters.sql.imports import Import
+from asm.adapters.sql.reading import FIRST, Listing, Position, Reading, refused
 from asm.adapters.sql.tables import events, runs, sequences, sessions
 from asm.adapters.sql.usage import Group, Sum, odd_runs, results, usage, used
 from asm.adapters.totals import token_totals
-from asm.core.arguments import EventOrder, EventTypes, Groups, Ids, RunOrder, RunStatuses, SessionOrder, SessionStatuses, Tags
+from asm.core.arguments import (
+    Data,
+    EventOrder,
+    EventTypes,
+    Groups,
+    Ids,
+    RunOrder,
+    RunStatuses,
+    SessionOrder,
+    SessionStatuses,
+    Tags,
+)
 from asm.core.errors import Error
 from asm.core.results import Page, SessionStats, Usage
 from asm.core.values import Event, Run, Session
@@ -31,6 +45,8 @@ V = TypeVar("V", Session, Run, Event)
 
 class Queries(Reading):
     """A store in a database, and its queries."""
+
+    appends: Appends
 
     def search_sessions(
         self,
@@ -142,6 +158,21 @@ class Queries(Reading):
         names = cast("tuple[str, ...]", group_by)
         return results(self._usage(names, given), names)
 
+    def export_session(self, session_id: str) -> BinaryIO:
+        query = select(sessions).where(sessions.c.id == session_id)
+        saved = [session for _, session in self._listed(Listing(Session, query, (sessions.c.id,), malformed=refused))]
+        last = self._latest_sequence(session_id)
+        if not saved and not last and next(self._listed_runs({"session_id": session_id}), None) is None:
+            self._require_session(session_id)
+        return file_of(export_lines(session_id, last, saved[0] if saved else None, *self._exported(session_id, last)))
+
+    def import_session(self, data: Data) -> str:
+        self.require_open()
+        export = Export(data)
+        Import(self._database, export).run()
+        self.appends.announce((export.session_id,))
+        return export.session_id
+
     def rows(self, operation: str, arguments: Mapping[str, Any]) -> Iterator[Any] | None:
         """Yield what an operation returns, one value after another, without more than a bounded part of it in memory.
 
@@ -212,6 +243,21 @@ class Queries(Reading):
 
         return found()
 
+    def _exported(self, session_id: str, last: int) -> tuple[Iterator[Run], Iterator[Event]]:
+        """Return the runs and events of an export, which are read as it is."""
+        of_session = select(runs).where(runs.c.session_id == session_id)
+        exported_runs = self._listed(Listing(Run, of_session, (runs.c.started_at, runs.c.id), malformed=refused))
+        past = history({"session_id": session_id}).where(events.c.sequence_number <= last)
+
+        def exported_events() -> Iterator[Event]:
+            for _, event in self._listed(Listing(Event, past, (events.c.sequence_number,), malformed=refused)):
+                yield event
+            if self._latest_sequence(session_id) < last:
+                message = f"the session {session_id!r} was deleted while it was exported"
+                raise Error("storage_read_failed", message, details={"reason": "changed", "session_id": session_id})
+
+        return (run for _, run in exported_runs), exported_events()
+
     # -- What the session store lists ---------------------------------------------------------------------------------
 
     def _listed_sessions(self, given: Mapping[str, Any]) -> Iterator[Session]:
@@ -263,9 +309,8 @@ class Queries(Reading):
     def _usage(self, group_by: tuple[str, ...], given: dict[str, Any]) -> dict[Group, Sum]:
         """Return what runs used, by group."""
         sums: dict[Group, Sum] = self._read(lambda connection: usage(connection, group_by, given))
-        if self._database.backend == "postgresql":
-            query = select(runs).where(odd_runs(given))
-            for _, run in self._listed(Listing(Run, query, (runs.c.id,))):
+        if (odd := odd_runs(self._database.backend, group_by, given)) is not None:
+            for _, run in self._listed(Listing(Run, select(runs).where(odd), (runs.c.id,))):
                 group, alone = used(run, self._agent_of(run.session_id), group_by)
                 sums.setdefault(group, Sum()).add(alone)
         return sums if sums or group_by else {(): Sum()}

@@ -22,7 +22,7 @@ from asm.adapters.sql.engine import Database
 from asm.core.errors import Error
 from asm.core.values import Value
 
-__all__ = ["FIRST", "Listing", "Position", "Reading", "value"]
+__all__ = ["FIRST", "Listing", "Position", "Reading", "passed_over", "refused", "values"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,6 +42,16 @@ FIRST, MOST = 200, 2000
 """How many rows a batch has: the first one, and one of small rows."""
 
 
+def passed_over(error: Error) -> None:
+    """Log that a row holds no value, which must not keep those beside it from being read. The traceback says nothing more."""
+    _log.error("%s; it is passed over", error.message)
+
+
+def refused(error: Error) -> None:
+    """Refuse to read on without a row."""
+    raise error
+
+
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[V]):
     """Values in an order."""
@@ -54,6 +64,8 @@ class Listing(Generic[V]):
     backwards: bool = False
     passes: Callable[[V], bool] | None = None
     """Tells of what the query finds whether it is asked for, where no database can tell."""
+    malformed: Callable[[Error], object] = passed_over
+    """Told of each row that holds no value."""
 
 
 class Reading(Adapter):
@@ -78,7 +90,7 @@ class Reading(Adapter):
             rows, size = self._read(functools.partial(_take, query=query, order=listing.order))
             for position, fields in rows:
                 behind = position
-                found = value(listing.kind, fields)
+                found = _value(listing.kind, fields, listing.malformed)
                 if found is not None and (listing.passes is None or listing.passes(found)):
                     yield position, found
             if size < BYTES and len(rows) < count:
@@ -86,22 +98,32 @@ class Reading(Adapter):
             count = min(4 * count, MOST) if size < BYTES else max(2 * len(rows), 2)
 
 
-def value(kind: type[V], fields: Mapping[str, Any], *, strict: bool = False) -> V | None:
-    """Return the value that a row holds.
+def _value(kind: type[V], fields: Mapping[str, Any], malformed: Callable[[Error], object]) -> V | None:
+    """Return the value that a row holds, if it does.
 
-    :param strict: whether a row that holds none is an error. Otherwise it is left out, and logged: it must not keep those
-        beside it from being read.
-    :raises Error: ``storage_read_failed``.
+    :param malformed: told of it, if it does not.
     """
     try:
         return kind.read(fields)
     except Error as error:
         message = f"what the database holds as {fields['id']!r} is no {kind.__name__}: {error.message}"
-        if strict:
-            details = {"reason": "malformed_row", "id": fields["id"], "cause": error.message}
-            raise Error("storage_read_failed", message, details=details) from error
-        _log.error("%s; it is passed over", message)  # the traceback says nothing more
+        details = {"reason": "malformed_row", "id": fields["id"], "cause": error.message}
+        made = Error("storage_read_failed", message, details=details)
+        made.__cause__ = error
+        malformed(made)
         return None
+
+
+def values(connection: Connection, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
+    """Return the values that a query finds.
+
+    :param all_or_none: whether a row that holds no value is an error. Otherwise it is passed over.
+    :raises Error: ``storage_read_failed``.
+    """
+    result = connection.execute(query)
+    names, malformed = tuple(result.keys()), refused if all_or_none else passed_over
+    found = (_value(kind, dict(zip(names, row, strict=True)), malformed) for row in result)
+    return [item for item in found if item is not None]
 
 
 def _batch(listing: Listing[Any], behind: Position | None, count: int, backend: str) -> Select[Any]:
@@ -145,8 +167,9 @@ def _take(
     taken: list[tuple[Position, Mapping[str, Any]]] = []
     size = 0
     with connection.execute(query) as result:
+        names = tuple(result.keys())
         for row in result:
-            fields: Any = row._mapping  # noqa: SLF001  # is public
+            fields = dict(zip(names, row, strict=True))
             taken.append((tuple(fields[column.name] for column in order), fields))
             size += fields["bytes"]
             if size >= BYTES:

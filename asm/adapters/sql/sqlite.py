@@ -22,7 +22,19 @@ from asm.adapters.sql.inherited import forget, watch
 from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["check_url", "checkpoint", "failure", "options", "prepare", "trouble"]
+__all__ = [
+    "check_url",
+    "checkpoint",
+    "failure",
+    "give_back",
+    "gives_back",
+    "integrity",
+    "is_small",
+    "options",
+    "prepare",
+    "trouble",
+    "vacuum",
+]
 
 BUSY_SLICE: Final = 0.1
 """Seconds that SQLite itself waits for a lock. How often that is repeated is up to the caller."""
@@ -30,6 +42,15 @@ BUSY_SLICE: Final = 0.1
 WAL_BYTES: Final = 16 * 1024 * 1024
 """What the write-ahead log is cut to when it has grown beyond: while somebody reads for long it cannot begin anew, and grows.
 When nobody does, it has a quarter of that."""
+
+INCREMENTAL: Final = 2
+"""How a file is called that gives back pages in steps …"""
+
+PAGES: Final = 1000
+"""… and how many in one."""
+
+SMALL: Final = 256 * 1024 * 1024
+"""How many bytes are written anew in a second or two."""
 
 FAILURES: Final = {
     sqlite3.SQLITE_BUSY: Failure("storage_error", "database_locked", "is locked by another process"),
@@ -110,6 +131,8 @@ def _set_up(connection: sqlite3.Connection, *, writing: bool) -> None:
     if not writing:
         connection.execute("PRAGMA query_only = ON")
         return
+    if connection.execute("PRAGMA page_count").fetchone() == (0,):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # which a file can only begin with
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -126,6 +149,36 @@ def checkpoint(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SLICE * 1000)}")
+
+
+def integrity(connection: Connection) -> list[str]:
+    """Return what SQLite finds wrong with its file."""
+    found = connection.exec_driver_sql("PRAGMA integrity_check(100)").scalars().all()
+    return [] if found == ["ok"] else [f"SQLite: {problem}" for problem in found]
+
+
+def gives_back(connection: Connection) -> bool:
+    """Tell whether the file is of such a form that pages can be given back in steps."""
+    return connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() == INCREMENTAL
+
+
+def give_back(connection: Connection) -> bool:
+    """Give back some of the pages that nothing uses; return whether there are more."""
+    connection.connection.driver_connection.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()  # type: ignore[union-attr]
+    return bool(connection.exec_driver_sql("PRAGMA freelist_count").scalar())
+
+
+def is_small(connection: Connection) -> bool:
+    """Tell whether the file can be written anew while others wait."""
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, size = (int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in names)
+    return (pages - free) * size <= SMALL
+
+
+def vacuum(connection: sqlite3.Connection) -> None:
+    """Write the database anew without the pages that nothing uses, in such a form that they can be given back in steps."""
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("VACUUM")
 
 
 def trouble(error: BaseException) -> Trouble:

@@ -11,15 +11,16 @@ from sqlalchemy import URL, Select, select
 
 from asm.adapters.appends import Appends
 from asm.adapters.sql.engine import Database
-from asm.adapters.sql.filters import history
+from asm.adapters.sql.filters import any_of, history
 from asm.adapters.sql.listener import Listener
-from asm.adapters.sql.queries import Queries
+from asm.adapters.sql.maintenance import Maintained
+from asm.adapters.sql.reading import values
 from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
 from asm.adapters.sql.tables import events, runs, sessions
 from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
 from asm.adapters.sql.writer import Cancel, Done, Writer
-from asm.adapters.sql.writes import WRITES, among, values
+from asm.adapters.sql.writes import WRITES
 from asm.core import checks
 from asm.core.arguments import EventTypes, Expected, Flag
 from asm.core.errors import Error
@@ -27,7 +28,7 @@ from asm.core.forks import tell_of_forks
 from asm.core.options import options, options_of
 from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus, Value
 from asm.operations import implements
-from asm.ports import ExecutionResult, SessionStore
+from asm.ports import ExecutionResult, Maintenance, SessionQueries, SessionStore
 
 __all__ = ["SqlSessionStore"]
 
@@ -35,8 +36,8 @@ T = TypeVar("T")
 V = TypeVar("V", bound=Value)
 
 
-@implements(SessionStore)
-class SqlSessionStore(Queries):
+@implements(SessionStore, SessionQueries, Maintenance)
+class SqlSessionStore(Maintained):
     """A session store in SQLite or PostgreSQL. Any number of threads may use it, and any number of processes one database.
 
     What a call acknowledged survives a power loss with SQLite; with PostgreSQL, whatever its server is set up to survive.
@@ -111,8 +112,10 @@ class SqlSessionStore(Queries):
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check the options, and that a SQLite file can be written to or could be made."""
-        given = options_of(cls).check(options)
-        check_listening(given["url"], given["listen_url"])
+        super().preflight(**options)
+        given = options_of(SqlSessionStore).pick(options)
+        if "url" in given:
+            check_listening(given["url"], given["listen_url"])
 
     @classmethod
     def migrate_schema(cls, *, url: str, sql: bool = False, **_options: Any) -> str | None:
@@ -166,7 +169,7 @@ class SqlSessionStore(Queries):
     ) -> list[Session]:
         query = select(sessions).order_by(sessions.c.created_at, sessions.c.id).limit(limit).offset(offset or None)
         if status is not None:
-            query = query.where(among(sessions.c.status, status))
+            query = query.where(any_of(sessions.c.status, status))
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         return self._select(Session, query)
@@ -188,7 +191,7 @@ class SqlSessionStore(Queries):
     def list_runs(self, session_id: str, *, status: tuple[RunStatus, ...] | None = None, limit: int | None = None) -> list[Run]:
         query = select(runs).where(runs.c.session_id == session_id).order_by(runs.c.started_at, runs.c.id).limit(limit)
         if status is not None:
-            query = query.where(among(runs.c.status, status))
+            query = query.where(any_of(runs.c.status, status))
         return self._select(Run, query)
 
     def get_active_run(self, session_id: str) -> Run | None:

@@ -29,11 +29,12 @@ FILTERS: Final = {
     "until": "runs.started_at < :until",
 }
 
-_ODD: Final = " || ".join(
-    f"coalesce(CAST(runs.{name} AS text), '')" for name in ("token_usage", "provider_metadata", "metadata")
-)
-ODD: Final = f"({_ODD}) ~* '\\\\u(0000|d[89a-f])'"
-r"""Runs that hold ``\u0000`` or half a character, which PostgreSQL keeps as JSON, and refuses to look into. We do."""
+ODD: Final = {
+    "sqlite": "instr(coalesce(runs.{name}, ''), '\\u0000') > 0",
+    "postgresql": "coalesce(CAST(runs.{name} AS text), '') ~* '\\\\u(0000|d[89a-f])'",
+}
+r"""That a map holds ``\u0000`` or half a character. SQLite cuts a text there; PostgreSQL keeps it as JSON, and refuses to look
+into it. We do."""
 
 MODEL: Final = {
     "sqlite": " ".join(
@@ -127,7 +128,7 @@ def usage(connection: Connection, group_by: Sequence[str], given: dict[str, Any]
     backend = connection.dialect.name
     names = [f"group_{number}" for number in range(len(group_by) + 1)]
     columns = ["CAST('' AS text)", *(GROUPS[backend][name] for name in group_by)]  # so that there is always one to group by
-    where = [FILTERS[name] for name in given] + ([f"NOT ({ODD})"] if backend == "postgresql" else [])
+    where = [FILTERS[name] for name in given] + [f"NOT ({odd})" for odd in _odd(backend, group_by)]
     statement = STATEMENTS[backend].format(
         groups=", ".join(f"{column} AS {name}" for column, name in zip(columns, names, strict=True)),
         names=", ".join(names),
@@ -144,12 +145,23 @@ def usage(connection: Connection, group_by: Sequence[str], given: dict[str, Any]
     return sums
 
 
-def odd_runs(given: dict[str, Any]) -> TextClause:
-    """Return the condition on runs of PostgreSQL that :func:`usage` passed over."""
+def odd_runs(backend: str, group_by: Sequence[str], given: dict[str, Any]) -> TextClause | None:
+    """Return the condition on the runs that :func:`usage` passed over, if it did."""
+    odd = _odd(backend, group_by)
+    if not odd:
+        return None
     own = [FILTERS[name] for name in given if name != "agent_id"]
     if "agent_id" in given:
         own.append("EXISTS (SELECT 1 FROM asm_sessions WHERE id = runs.session_id AND agent_id = :agent_id)")
-    return _bound(" AND ".join([*own, ODD]).replace("runs.", "asm_runs."), given)
+    return _bound(" AND ".join([*own, f"({' OR '.join(odd)})"]).replace("runs.", "asm_runs."), given)
+
+
+def _odd(backend: str, group_by: Sequence[str]) -> list[str]:
+    """Return the conditions on runs of which any is enough for the database to pass over it."""
+    names = ["provider_metadata", "metadata"] if "model" in group_by else []
+    if backend == "postgresql":
+        names.append("token_usage")
+    return [ODD[backend].format(name=name) for name in names]
 
 
 def used(run: Run, agent_id: str | None, group_by: Sequence[str]) -> tuple[Group, Sum]:

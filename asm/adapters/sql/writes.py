@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
-
-from sqlalchemy import ColumnElement, Connection, Select
 
 from asm.adapters.appends import flushed_run
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session, Value
 
-__all__ = ["WRITES", "Outcome", "Write", "among", "values"]
+__all__ = ["WRITES", "Outcome", "Write"]
 
 V = TypeVar("V", bound=Value)
-
-_log: Final = logging.getLogger(__name__)
 
 # -- Writes ----------------------------------------------------------------------------------------------------------
 
@@ -92,33 +87,3 @@ WRITES: Final[dict[str, Callable[..., Write]]] = {
     "delete_events": lambda session_id, **which: Write(deleted_events={"session_id": session_id} | which),
 }
 """The operations that write, as what they write."""
-
-# -- Reading ------
-
-
-def values(connection: Connection, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
-    """Return the values that a query finds.
-
-    :param all_or_none: whether a row that holds no value is an error. Otherwise it is left out, and logged: it must not keep
-        those beside it from being read.
-    :raises Error: ``storage_read_failed``.
-    """
-    result = connection.execute(query)
-    names = tuple(result.keys())
-    found = []
-    for row in result:
-        try:
-            found.append(kind.read(dict(zip(names, row, strict=True))))
-        except Error as error:
-            message = f"what the database holds as {row[0]!r} is no {kind.__name__}: {error.message}"
-            if all_or_none:
-                details = {"reason": "malformed_row", "id": row[0], "cause": error.message}
-                raise Error("storage_read_failed", message, details=details) from error
-            _log.error("%s; it is passed over", message)  # the traceback says nothing more
-    return found
-
-
-def among(item: ColumnElement[Any], wanted: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition that a column holds one of the values. A single one is compared, which keeps an index in order."""
-    plain = [str(value) for value in wanted]
-    return item == plain[0] if len(plain) == 1 else item.in_(plain)

@@ -65,14 +65,12 @@ def ids(found):
         (r'{"a":"100%"}', "100_", False),
         (r'{"a":"x"}', "%", False),
         (r'{"a":"\u0000"}', "u0000", False),
-        (r'{"a":"\u0000b"}', "\0B", True),
     ],
 )
 def test_text_is_found_however_it_is_written(store, behind, written, text, found):
     store.append_events([event(id="evt"), event(id="other")])
     behind("UPDATE asm_events SET data = :data WHERE id = 'evt'", data=sqlalchemy.literal(written).value)
-    if "\0" not in text:
-        assert ids(store.search_events(text=text)) == (["evt"] if found else [])
+    assert ids(store.search_events(text=text)) == (["evt"] if found else [])
     assert store.count_events(text=text) == int(found)
 
 
