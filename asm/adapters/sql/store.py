@@ -22,11 +22,11 @@ from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
 from asm.adapters.sql.writer import Cancel, Done, Writer
 from asm.adapters.sql.writes import WRITES
 from asm.core import checks
-from asm.core.arguments import EventTypes, Expected, Flag
+from asm.core.arguments import EventTypes, Expected, Flag, RunStatuses, SessionStatuses
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
 from asm.core.options import options, options_of
-from asm.core.values import Event, EventType, Run, RunStatus, Session, SessionStatus, Value
+from asm.core.values import Event, Run, RunStatus, Session, Value
 from asm.operations import implements
 from asm.ports import ExecutionResult, Maintenance, SessionQueries, SessionStore
 
@@ -162,14 +162,14 @@ class SqlSessionStore(Maintained):
     def list_sessions(
         self,
         *,
-        status: tuple[SessionStatus, ...] | None = None,
+        status: SessionStatuses = None,
         agent_id: str | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Session]:
         query = select(sessions).order_by(sessions.c.created_at, sessions.c.id).limit(limit).offset(offset or None)
         if status is not None:
-            query = query.where(any_of(sessions.c.status, status))
+            query = query.where(any_of(sessions.c.status, cast("tuple[str, ...]", status)))
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         return self._select(Session, query)
@@ -188,10 +188,10 @@ class SqlSessionStore(Maintained):
             raise Error("run_not_found", f"there is no run {run_id!r}", details={"run_id": run_id})
         return found[0]
 
-    def list_runs(self, session_id: str, *, status: tuple[RunStatus, ...] | None = None, limit: int | None = None) -> list[Run]:
+    def list_runs(self, session_id: str, *, status: RunStatuses = None, limit: int | None = None) -> list[Run]:
         query = select(runs).where(runs.c.session_id == session_id).order_by(runs.c.started_at, runs.c.id).limit(limit)
         if status is not None:
-            query = query.where(any_of(runs.c.status, status))
+            query = query.where(any_of(runs.c.status, cast("tuple[str, ...]", status)))
         return self._select(Run, query)
 
     def get_active_run(self, session_id: str) -> Run | None:
@@ -221,7 +221,7 @@ class SqlSessionStore(Maintained):
         session_id: str,
         *,
         run_id: str | None = None,
-        type: tuple[EventType, ...] | None = None,  # noqa: A002  # the field's own name
+        type: EventTypes = None,  # noqa: A002  # the field's own name
         correlation_id: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
