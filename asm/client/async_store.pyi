@@ -1,6 +1,7 @@
 """Made from asm.ports and asm.client.handles by tests/tools/async_store.py."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+
 from asm.client.aio import AsyncReader
 from asm.core.arguments import (
     ArtifactInfos,
