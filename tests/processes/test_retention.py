@@ -81,24 +81,24 @@ def apply(tree, steps=None):
 
 
 @pytest.mark.timeout(300)
-def test_killed_and_run_again_it_ends_as_one_that_was_not(memory_tree, chance, campaign):
+def test_killed_and_run_again_it_ends_as_one_that_was_not(any_tree, chance, campaign):
     kills, count = (20, 12) if campaign else (4, 2)
-    with memory_tree.connect(timeout=PATIENCE) as store:
+    with any_tree.connect(timeout=PATIENCE) as store:
         fill(store, count)
         for kill in range(kills):
-            assert not apply(memory_tree, chance.randint(1, 8)), f"it came to its end after {kill} of {kills} kills"
-        assert apply(memory_tree)
+            assert not apply(any_tree, chance.randint(1, 8)), f"it came to its end after {kill} of {kills} kills"
+        assert apply(any_tree)
         killed = contents(store)
         empty(store)
         assert contents(store) == ({}, {})
         fill(store, count)
-        assert apply(memory_tree)
+        assert apply(any_tree)
         assert contents(store) == killed
         assert not store.health_check()
 
 
-def test_it_takes_any_handle(memory_tree):
-    with memory_tree.connect(timeout=PATIENCE) as store:
+def test_it_takes_any_handle(any_tree):
+    with any_tree.connect(timeout=PATIENCE) as store:
         fill(store, 1)
         exported = store.export_session("deleted 0").read()
         told = retention.apply(store, retained.POLICY, dry_run=True)

@@ -1,7 +1,7 @@
 """The events of a session, and the events of all sessions by time.
 
 A log is lists of events by their numbers: of all of them, and of those of each type, run and correlation. Numbers are looked
-for in them by halving, so they may have gaps. The timeline costs nothing until somebody asks for it.
+for in them by halving, so they may have gaps.
 """
 
 from __future__ import annotations
@@ -171,14 +171,17 @@ def _without(events: list[Event], gone: Sequence[Event]) -> None:
 class Timeline:
     """The events of all sessions by their timestamps.
 
-    Appends only note what is new. What is new is sorted in when somebody asks, and what was deleted is passed over until it is
-    more than what is there.
+    Appends only note what is new. It is sorted in when there is much of it or somebody asks, and what was deleted is passed
+    over until it is more than what is there. So no call takes long for want of an earlier one.
 
     :param stored: the events that are stored, by id.
     """
 
+    MUCH: Final = 4096
+    """How many events are sorted in at once at the most, which takes some milliseconds …"""
+
     FEW: Final = 64
-    """When what is new is this many times less than what is sorted, each goes to its place by itself."""
+    """… and when they are this many times fewer than those that are, each goes to its place by itself."""
 
     def __init__(self, stored: Mapping[str, Event]) -> None:
         self._stored = stored
@@ -189,6 +192,8 @@ class Timeline:
     def append(self, event: Event) -> None:
         """Note an event."""
         self._new.append(event)
+        if len(self._new) == self.MUCH:
+            self._settle()
 
     def forget(self, count: int) -> None:
         """Note that so many events are not stored any more."""

@@ -171,8 +171,8 @@ def delete_events(
 # -- Removing what is deleted ---------------------------------------------------------------------------------------
 
 
-def remove_some(connection: Connection, session_ids: Sequence[str] = (), *, most: int = STEP) -> None:
-    """Remove some of the events that are deleted.
+def remove_some(connection: Connection, session_ids: Sequence[str] = (), *, most: int = STEP) -> bool:
+    """Remove some of the events that are deleted; return whether there were any that are not to be left alone.
 
     :param session_ids: of these sessions, which were deleted; of any, unless some are named.
     :param most: how many at the most.
@@ -180,7 +180,8 @@ def remove_some(connection: Connection, session_ids: Sequence[str] = (), *, most
     query = select(sequences.c.session_id, sequences.c.last_sequence, sequences.c.removed_through, sequences.c.deleted_through)
     query = query.where(sequences.c.deleted_through.is_not(None)).order_by(sequences.c.session_id).limit(most)
     query = query.where(sequences.c.session_id.in_(session_ids) if session_ids else _not_imported())
-    for session_id, last, removed, deleted in connection.execute(query.with_for_update()).all():
+    found = connection.execute(query.with_for_update()).all()
+    for session_id, last, removed, deleted in found:
         through = max(removed, min(deleted, removed + most))
         _remove_between(connection, session_id, removed, through)
         most -= through - removed
@@ -192,16 +193,15 @@ def remove_some(connection: Connection, session_ids: Sequence[str] = (), *, most
         else:
             connection.execute(delete(sequences).where(of_session))
         if most <= 0:
-            return
-    if not session_ids:
-        _remove_marked(connection, most)
+            return True
+    return bool(found) if session_ids else _remove_marked(connection, most) or bool(found)
 
 
-def _remove_marked(connection: Connection, most: int) -> None:
-    """Remove some of the events that were deleted one by one, of one session."""
+def _remove_marked(connection: Connection, most: int) -> bool:
+    """Remove some of the events that were deleted one by one, of one session; return whether there were any."""
     session_id = connection.execute(select(deletions.c.session_id).limit(1)).scalar()
     if session_id is None:
-        return
+        return False
     # Only behind this lock is it sure that the session was not deleted, and begun anew, in between.
     connection.execute(select(sequences.c.session_id).where(sequences.c.session_id == session_id).with_for_update())
     for mark in connection.execute(select(deletions).where(deletions.c.session_id == session_id)).all():
@@ -213,15 +213,16 @@ def _remove_marked(connection: Connection, most: int) -> None:
         some = connection.execute(select(events.c.sequence_number).where(*wanted).limit(most)).scalars().all()
         _remove(connection, session_id, some)
         if len(some) == most:
-            return
+            break
         most -= len(some)
         connection.execute(delete(deletions).where(deletions.c.session_id == session_id, deletions.c.id == mark.id))
+    return True
 
 
 def is_left(connection: Connection) -> bool:
-    """Tell whether there are events to be removed."""
+    """Tell whether there are events to be removed, now or later."""
     for query in (
-        select(sequences.c.session_id).where(sequences.c.deleted_through.is_not(None), _not_imported()),
+        select(sequences.c.session_id).where(sequences.c.deleted_through.is_not(None)),
         select(deletions.c.session_id),
     ):
         if connection.execute(query.limit(1)).first() is not None:

@@ -8,7 +8,7 @@ and whether two JSON values are equal. There a condition lets everything pass th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -137,7 +137,7 @@ def matching_events(backend: str, given: Mapping[str, Any]) -> Select[Any]:
     return query
 
 
-def any_of(column: Column[Any], wanted: Sequence[str], backend: str = "") -> ColumnElement[bool] | TextClause:
+def any_of(column: Column[Any], wanted: Iterable[str], backend: str = "") -> ColumnElement[bool] | TextClause:
     """Return the condition that a column holds one of the values. A single one is compared, which keeps an index in order.
 
     :param backend: which database it is, where there may be many.

@@ -15,7 +15,7 @@ from sqlalchemy import Text as PlainText
 from sqlalchemy.exc import SQLAlchemyError
 
 from asm.adapters.sql import sqlite
-from asm.adapters.sql.deletions import is_left, not_deleted, remove_some
+from asm.adapters.sql.deletions import not_deleted, remove_some
 from asm.adapters.sql.filters import bears_none_of
 from asm.adapters.sql.queries import Queries
 from asm.adapters.sql.reading import Listing, Position
@@ -61,8 +61,8 @@ class Maintained(Queries):
 
     def compact(self) -> int:
         self.require_open()
-        while self._database.read(is_left):
-            self._database.write(remove_some)
+        while self._database.write(remove_some):
+            pass
         before = self._size()
         if self._database.backend == "sqlite":
             self._database.compact()

@@ -32,7 +32,6 @@ from asm.ports import ExecutionResult, Maintenance, SessionQueries, SessionStore
 
 __all__ = ["SqlSessionStore"]
 
-T = TypeVar("T")
 V = TypeVar("V", bound=Value)
 
 

@@ -100,7 +100,7 @@ sessions: Final = Table(
     Index("asm_sessions_by_agent_updated", "agent_id", "updated_at", "id"),
 )
 _partial("asm_sessions_by_parent", sessions, "parent_session_id", "updated_at", "id")
-_partial("asm_sessions_by_deleted", sessions, "deleted_at", "id")
+_partial("asm_sessions_by_deleted", sessions, "updated_at", "id", where="deleted_at")
 
 runs: Final = Table(
     "asm_runs",

@@ -21,6 +21,9 @@ _log: Final = logging.getLogger(__name__)
 IDLE: Final = 1.0
 """Seconds without a write after which the log is looked at."""
 
+IMPORTING: Final = 30.0
+"""Seconds until it is looked again whether an import has ended whose events are left alone, or whether its process has."""
+
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
 """Seconds until something is tried again that failed, or that somebody is in the way of: at first, and at the most."""
@@ -67,7 +70,8 @@ class Upkeep:
             self._removing = self._database.read(is_left)
             if self._removing:
                 with self._database.transaction() as connection:
-                    remove_some(connection, most=self._most)
+                    if not remove_some(connection, most=self._most):
+                        self._not_before = time.monotonic() + IMPORTING
             self._pause, self._most = 0.0, STEP
         except Exception as error:  # noqa: BLE001  # whatever it is, the thread must go on writing
             log = _log.debug if self._pause else _log.warning  # once, as long as it does not go well in between

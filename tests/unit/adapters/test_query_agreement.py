@@ -11,6 +11,7 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from asm.adapters import InMemorySessionStore, SqlSessionStore
+from asm.core.policies import RetentionPolicy
 from asm.core.values import EventType, RunStatus, SessionStatus, Value
 from asm.testing.samples import at, event, run, session
 
@@ -253,3 +254,27 @@ def test_the_stores_agree_on_each_session(stores):
         assert counts[0] == counts[1]
         if counts[0]:
             agree(both, "get_session_stats", owner)
+            exports = [store.export_session(owner).read() for store in both]
+            assert exports[0] == exports[1]
+
+
+DAYS = maybe(st.sampled_from([0, 1, 36_500]))
+POLICIES = {
+    "max_completed_age_days": DAYS,
+    "max_age_days": DAYS,
+    "hard_delete_after_days": DAYS,
+    "max_events_per_session": maybe(st.integers(1, 20)),
+    "exempt_statuses": st.lists(st.sampled_from(SessionStatus), max_size=2),
+    "exempt_tags": st.lists(st.sampled_from(["x", "1", *NAMES]), max_size=2),
+}
+
+
+def test_the_stores_agree_on_what_is_due(stores):
+    *both, _ = stores
+
+    def ask(policy, limit):
+        agree(both, "expired", RetentionPolicy(**policy), limit=limit)
+
+    settings(max_examples=60, database=None, phases=[Phase.generate])(
+        seed(11)(given(st.fixed_dictionaries(POLICIES), LIMITS)(ask))
+    )()

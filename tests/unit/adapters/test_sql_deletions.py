@@ -103,7 +103,7 @@ def test_others_write_between_the_steps(store, monkeypatch):
 
     def remove_some(connection, **options):
         told.append("step")
-        step(connection, **options)
+        return step(connection, **options)
 
     monkeypatch.setattr(upkeep, "remove_some", remove_some)
     fill(store)

@@ -2,11 +2,14 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy
 
 from asm.adapters import SqlSessionStore
+from asm.adapters.sql.tables import METADATA
+from asm.core.policies import RetentionPolicy
 from asm.testing.samples import at, event, run, session
 
 
@@ -200,6 +203,23 @@ def test_a_page_begins_where_the_last_one_ended(plans, store, name, expected):
 def test_what_runs_used_is_summed_of_those_alone(plans, given, expected):
     (plan,) = plans(lambda s: s.get_usage(**given, group_by=("day", "agent")))
     assert f"SEARCH runs USING INDEX {expected}" in plan
+
+
+def test_what_is_due_is_found_by_what_makes_it_due(plans):
+    due = plans(lambda s: s.expired(RetentionPolicy(max_age_days=1, max_events_per_session=5), limit=10))
+    assert [plan[0] for plan in due] == [
+        "SEARCH asm_sessions USING INDEX asm_sessions_by_status_updated (status=? AND updated_at<?)",
+        "SEARCH asm_sessions USING INDEX asm_sessions_by_updated (updated_at<?)",
+        "SCAN asm_sessions USING INDEX asm_sessions_by_deleted",
+        "SEARCH asm_sessions USING INDEX sqlite_autoindex_asm_sessions_1 (id=?)",
+    ]
+
+
+def test_every_index_is_used_by_one_of_these():
+    plans = Path(__file__).read_text()
+    names = [index.name for table in METADATA.sorted_tables for index in table.indexes]
+    assert names
+    assert [name for name in names if name not in plans] == []
 
 
 @pytest.mark.parametrize("name", ["session", "run"])

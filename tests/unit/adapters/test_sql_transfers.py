@@ -3,12 +3,12 @@
 import io
 import itertools
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from asm.adapters import InMemorySessionStore, SqlSessionStore
-from asm.adapters.sql import imports
+from asm.adapters.sql import imports, upkeep
 from asm.testing.samples import at, event, refused, run, session
 
 
@@ -213,11 +213,12 @@ def test_who_waits_for_events_hears_of_an_import(store):
     assert len(found) == 27
 
 
-def test_what_an_import_left_that_was_killed_is_removed_when_its_time_is_up(store, url, monkeypatch):
+def test_what_an_import_left_is_removed_when_its_time_is_up(store, url, monkeypatch):
     data = fill(store)
     store.delete_session("ses")
     monkeypatch.setattr(imports.Import, "_give_up", lambda _: None)
-    monkeypatch.setattr(imports, "LEASE", timedelta(seconds=0))
+    monkeypatch.setattr(imports, "LEASE", timedelta(seconds=1))
+    monkeypatch.setattr(upkeep, "IMPORTING", 0.1)
     with pytest.raises(ConnectionResetError):
         store.import_session(itertools.chain(data.splitlines(keepends=True)[:25], failing()))
     assert events_left(store) == 14
@@ -230,3 +231,53 @@ def test_what_an_import_left_that_was_killed_is_removed_when_its_time_is_up(stor
         assert events_left(second) == 0
         second.import_session(data)
         assert exported(second) == data
+
+
+KILLED = """
+import os, signal
+from asm.adapters.sql import imports
+from asm.adapters.sql.engine import Database
+
+imports.BATCH = 7
+write, left = Database.write, int(sys.argv[3])
+
+def writing(database, function):
+    def attempt(connection):
+        global left
+        result = function(connection)
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return write(database, attempt)
+
+with SqlSessionStore(url=sys.argv[1]) as store, open(sys.argv[2], "rb") as data:
+    Database.write = writing
+    say(store.import_session(data))
+"""
+
+
+def test_an_import_that_is_killed_before_a_commit_is_seen_by_nobody(store, url, start, tmp_path, monkeypatch):
+    data = fill(store)
+    (tmp_path / "export").write_bytes(data)
+    store.delete_session("ses")
+    for commits in itertools.count():
+        program = start(KILLED, url, tmp_path / "export", commits).process
+        if program.communicate(timeout=60)[0]:
+            break
+        there_is_nothing(store)
+        with monkeypatch.context() as patch:  # as time would
+            patch.setattr(imports, "datetime", Later)
+            store.import_session(data)
+        assert exported(store) == data
+        store.delete_session("ses")
+    assert commits == 6
+    assert exported(store) == data
+
+
+class Later(datetime):
+    """A clock that is an hour ahead."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(hours=1)

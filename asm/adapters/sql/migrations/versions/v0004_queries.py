@@ -68,7 +68,7 @@ def upgrade() -> None:
     _index("asm_runs_by_started", "asm_runs", "started_at", "id")
     _index("asm_runs_by_tokens", "asm_runs", "tokens", "id")
     _partial("asm_sessions_by_parent", "asm_sessions", "parent_session_id", "updated_at", "id")
-    _partial("asm_sessions_by_deleted", "asm_sessions", "deleted_at", "id")
+    _partial("asm_sessions_by_deleted", "asm_sessions", "updated_at", "id", where="deleted_at")
     _partial("asm_runs_by_provider", "asm_runs", "provider", "started_at", "id")
     _partial("asm_events_by_run", "asm_events", "run_id", "session_id", "sequence_number")
     _partial("asm_events_by_correlation", "asm_events", "correlation_id", "session_id", "sequence_number")
@@ -78,6 +78,6 @@ def _index(name: str, table: str, *columns: str) -> None:
     op.create_index(name, table, columns, if_not_exists=True)
 
 
-def _partial(name: str, table: str, *columns: str) -> None:
-    where = text(f"{columns[0]} IS NOT NULL")
-    op.create_index(name, table, columns, if_not_exists=True, sqlite_where=where, postgresql_where=where)
+def _partial(name: str, table: str, *columns: str, where: str | None = None) -> None:
+    condition = text(f"{where or columns[0]} IS NOT NULL")
+    op.create_index(name, table, columns, if_not_exists=True, sqlite_where=condition, postgresql_where=condition)
