@@ -6,6 +6,7 @@ The same calls in every run. With ``--campaign`` others and more of them; ``--se
 import dataclasses
 import json
 import sqlite3
+import threading
 from contextlib import closing
 
 import pytest
@@ -14,9 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from asm.adapters import InMemorySessionStore, SqlSessionStore
 from asm.adapters.sql.tables import METADATA
+from asm.adapters.sql.writes import WRITES
 from asm.core.errors import Error
 from asm.core.values import EventType, RunStatus, SessionStatus, Value
+from asm.operations import OPERATIONS
 from asm.testing.samples import at, event, run, session
+
+PATIENCE = 60
 
 NAMES = ["a", "A", "b", "é", "%"]
 IDS = st.sampled_from(NAMES)
@@ -31,6 +36,17 @@ RUNS = st.builds(
 )
 EVENTS = st.builds(event, IDS, id=st.integers(0, 15).map(str), type=TYPES, run_id=st.none() | IDS, timestamp=TIMES, data=MAPS)
 
+RESULTS = st.fixed_dictionaries(
+    {}, optional={"session": SESSIONS, "run": RUNS, "events": st.lists(EVENTS, max_size=3), "provider_metadata": MAPS}
+).filter(lambda result: result and ("run" in result or "provider_metadata" not in result))
+"""What is flushed."""
+OFFSETS = st.dictionaries(IDS, st.sampled_from([0, 0, 0, 1, -1]), max_size=2)
+"""How far from where sessions stand they are expected to."""
+CONDITIONS = st.fixed_dictionaries(
+    {}, optional={"through": st.integers(0, 6), "run_id": IDS, "type": TYPES | st.lists(TYPES, min_size=1, max_size=2)}
+).filter(bool)
+"""Which events are deleted."""
+
 
 def among(value, wanted):
     """Whether a filter lets a value pass: it is none, one, or several of which any will do."""
@@ -41,10 +57,15 @@ class Model:
     """The contract of a session store, as plainly as it can be said."""
 
     def __init__(self):
-        self.sessions, self.runs, self.logs = {}, {}, {}
+        self.sessions, self.runs, self.logs, self.last = {}, {}, {}, {}
 
-    def save_session(self, session):
+    def save_session(self, session, *, replacing=None):
+        self.require_unchanged("session", self.sessions.get(session.id), replacing)
         self.sessions[session.id] = session
+
+    def require_unchanged(self, kind, stored, replacing):
+        if replacing is not None and stored != replacing:
+            raise Error("conflict", "changed", details={f"{kind}_id": replacing.id, "current": stored and stored.to_map()})
 
     def get_session(self, session_id):
         if session_id not in self.sessions:
@@ -58,10 +79,12 @@ class Model:
     def delete_session(self, session_id):
         self.sessions.pop(session_id, None)
         self.logs.pop(session_id, None)
+        self.last.pop(session_id, None)
         self.runs = {name: run for name, run in self.runs.items() if run.session_id != session_id}
 
-    def save_run(self, run):
+    def save_run(self, run, *, replacing=None):
         self.require_own_run(run)
+        self.require_unchanged("run", self.runs.get(run.id), replacing)
         self.runs[run.id] = run
 
     def require_own_run(self, run):
@@ -86,26 +109,48 @@ class Model:
     def append_event_with_sequence(self, event):
         return self.append_events([event])[0]
 
-    def append_events(self, events):
+    def append_events(self, events, *, expect=None):
         stored = {item.id: item for log in self.logs.values() for item in log}
         owners = {item.id: item.session_id for item in reversed(events)} | {
             key: item.session_id for key, item in stored.items()
         }
         if any(owners[item.id] != item.session_id for item in events):
             raise Error("session_mismatch", "one of them")
+        if not events or any(item.id not in stored for item in events):
+            for session_id, expected in sorted((expect or {}).items()):
+                actual = self.get_latest_sequence(session_id)
+                if actual != expected:
+                    details = {"session_id": session_id, "expected": expected, "actual": actual}
+                    raise Error("conflict", "elsewhere", details=details)
         for item in events:
             if item.id not in stored:
-                log = self.logs.setdefault(item.session_id, [])
-                log.append(dataclasses.replace(item, sequence_number=len(log) + 1))
-                stored[item.id] = log[-1]
+                number = self.last[item.session_id] = self.get_latest_sequence(item.session_id) + 1
+                stored[item.id] = dataclasses.replace(item, sequence_number=number)
+                self.logs.setdefault(item.session_id, []).append(stored[item.id])
         return [stored[item.id] for item in events]
 
-    def flush(self, result):
-        self.require_own_run(result["run"])
-        self.append_events(result["events"])
-        self.save_session(result["session"])
-        merged = {**result["run"].provider_metadata, **result["provider_metadata"]}
-        self.save_run(dataclasses.replace(result["run"], provider_metadata=merged))
+    def flush(self, result, *, expect=None):
+        run = result.get("run")
+        if run is not None:
+            self.require_own_run(run)
+        stored = self.append_events(result.get("events", []), expect=expect)
+        if "session" in result:
+            self.save_session(result["session"])
+        if run is not None:
+            merged = {**run.provider_metadata, **result.get("provider_metadata", {})}
+            self.save_run(dataclasses.replace(run, provider_metadata=merged))
+        return stored
+
+    def delete_events(self, session_id, *, through=None, run_id=None, type=None):  # noqa: A002
+        log = self.logs.get(session_id, [])
+        self.logs[session_id] = [
+            item
+            for item in log
+            if not (
+                (through is None or item.sequence_number <= through) and among(item.run_id, run_id) and among(item.type, type)
+            )
+        ]
+        return len(log) - len(self.logs[session_id])
 
     def get_events(self, session_id, *, run_id=None, type=None, since=None, after=None, before=None, limit=None):  # noqa: A002
         return [
@@ -119,16 +164,21 @@ class Model:
         ][:limit]
 
     def get_latest_sequence(self, session_id):
-        return len(self.logs.get(session_id, []))
+        return self.last.get(session_id, 0)
 
 
 def answer(store, name, *args, **kwargs):
-    """What a call returns, or the code of what it raises; to the last digit, so that 1 is not 1.0."""
+    """What a call comes to."""
     try:
-        result = getattr(store, name)(*args, **kwargs)
+        return told(getattr(store, name)(*args, **kwargs), None)
     except Error as error:
-        return error.code
-    return json.dumps(result, default=Value.to_map, sort_keys=True)
+        return told(None, error)
+
+
+def told(result, error):
+    """A result, or the code of an error and what a conflict is with; to the last digit, so that 1 is not 1.0."""
+    shown = error.details if error and error.code == "conflict" else result
+    return error and error.code, json.dumps(shown, default=Value.to_map, sort_keys=True)
 
 
 class Agreement(RuleBasedStateMachine):
@@ -153,6 +203,16 @@ class Agreement(RuleBasedStateMachine):
     def save_run(self, value):
         self.agree("save_run", value)
 
+    @rule(value=SESSIONS, other=SESSIONS, right=st.booleans())
+    def replace_session(self, value, other, right):
+        stored = self.model.sessions.get(value.id) if right else None
+        self.agree("save_session", value, replacing=stored or dataclasses.replace(other, id=value.id))
+
+    @rule(value=RUNS, other=RUNS, right=st.booleans())
+    def replace_run(self, value, other, right):
+        stored = self.model.runs.get(value.id) if right else None
+        self.agree("save_run", value, replacing=stored or dataclasses.replace(other, id=value.id))
+
     @rule(value=EVENTS)
     def append_event(self, value):
         self.agree("append_event", value)
@@ -161,13 +221,21 @@ class Agreement(RuleBasedStateMachine):
     def append_event_with_sequence(self, value):
         self.agree("append_event_with_sequence", value)
 
-    @rule(values=st.lists(EVENTS, max_size=6))
-    def append_events(self, values):
-        self.agree("append_events", values)
+    def expected(self, offsets):
+        """Where sessions are expected to stand: where they do, or not far from it."""
+        return {name: max(0, self.model.get_latest_sequence(name) + offset) for name, offset in offsets.items()}
 
-    @rule(saved=SESSIONS, done=RUNS, values=st.lists(EVENTS, max_size=3), beside=MAPS)
-    def flush(self, saved, done, values, beside):
-        self.agree("flush", {"session": saved, "run": done, "events": values, "provider_metadata": beside})
+    @rule(values=st.lists(EVENTS, max_size=6), offsets=OFFSETS)
+    def append_events(self, values, offsets):
+        self.agree("append_events", values, expect=self.expected(offsets))
+
+    @rule(result=RESULTS, offsets=OFFSETS)
+    def flush(self, result, offsets):
+        self.agree("flush", result, expect=self.expected(offsets))
+
+    @rule(session_id=IDS, condition=CONDITIONS)
+    def delete_events(self, session_id, condition):
+        self.agree("delete_events", session_id, **condition)
 
     @rule(session_id=IDS)
     def delete_session(self, session_id):
@@ -212,6 +280,41 @@ class Agreement(RuleBasedStateMachine):
             self.get_one(name)
             self.list_runs(name)
             self.get_events(name)
+
+
+class Together(Agreement):
+    """The same, where all that is written up to the next look at the store waits for one commit."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.waiting, self.over = [], False
+
+    def agree(self, name, *args, **kwargs):
+        if name in WRITES:
+            given = OPERATIONS[name].bind(args, kwargs)
+            self.waiting.append((name, given, answer(self.model, name, *args, **kwargs)))
+        elif name == "get_active_run" or self.over:  # it does not look every time
+            self.write()
+            super().agree(name, *args, **kwargs)
+
+    def teardown(self):
+        self.over = True
+        super().teardown()
+
+    def write(self):
+        group, answers, answered = self.waiting, {}, threading.Semaphore(0)
+        self.waiting = []
+        with self.store._writer._changed:
+            for number, (name, given, _) in enumerate(group):
+
+                def done(result, error, number=number):
+                    answers[number] = told(result, error)
+                    answered.release()
+
+                self.store.submit(name, given, done)
+        for _ in group:
+            assert answered.acquire(timeout=PATIENCE)
+        assert answers == {number: expected for number, (_, _, expected) in enumerate(group)}
 
 
 # -- The stores -----------------------------------------------------------------------------------------------------------
@@ -264,3 +367,9 @@ def opened():
 def test_a_session_store_keeps_the_contract(request, kind, examples, explore):
     empty = kind(request)
     explore(lambda: Agreement(empty()), examples=examples, steps=25)
+
+
+@pytest.mark.parametrize(("kind", "examples"), [(sqlite, 60), (postgres, 20)])
+def test_what_is_written_together_comes_to_the_same_as_one_after_the_other(request, kind, examples, explore):
+    empty = kind(request)
+    explore(lambda: Together(empty()), examples=examples, steps=40)
