@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 from asm.core import checks
 from asm.core.policies import RetentionPolicy
+from asm.core.results import Page
 from asm.core.values import Event, Run, Session
 from asm.ports import ArtifactStore, Data, ExecutionResult, Maintenance, SessionQueries, SessionStore
 
@@ -75,7 +76,7 @@ class Operation:
     returns_data: bool
     """Whether it returns bytes, which may be more than fit into a message."""
     returns_rows: bool
-    """Whether it returns a list, which may be longer than fits into a message."""
+    """Whether it returns a list or a page, which may be longer than fits into a message."""
     may_wait: bool
     """Whether it can be told to wait for what may not happen for long."""
     repeatable: bool
@@ -300,7 +301,7 @@ def _operations() -> dict[str, Operation]:
                 method=f"{contract}.{name}",
                 data_parameter=next((item.name for item in parameters.values() if item.annotation == Data), None),
                 returns_data=result is bytes or result is BinaryIO,
-                returns_rows=typing.get_origin(result) is list,
+                returns_rows=typing.get_origin(result) in (list, Page),
                 may_wait="wait_timeout_ms" in parameters,
                 repeatable=name not in UNREPEATABLE,
                 rule=RULES.get(name),

@@ -118,7 +118,8 @@ class Export:
 
     def __init__(self, data: Data) -> None:
         self._lines = _lines(data)
-        self._number = 0
+        self.line = 0
+        """The number of the line that was read last, from 1."""
         header = self._next("is no export of a session")
         if header.get("format") != FORMAT:
             broken(1, "does not begin as an export of a session does; give what export_session returned")
@@ -142,7 +143,7 @@ class Export:
             content = self._next("is missing: the export was cut")
             kind = next(iter(content), None)
             if len(content) != 1 or kind not in (*kinds, "end"):
-                broken(self._number, f"is none of: {', '.join(kinds)}, end")
+                broken(self.line, f"is none of: {', '.join(kinds)}, end")
             if kind == "end":
                 break
             value = self._value(kind, content[kind])
@@ -152,48 +153,48 @@ class Export:
             yield value
         found = {"runs": counts["run"], "events": counts["event"]}
         if content["end"] != found:
-            broken(self._number, f"counts {checks.shown(content['end'])}, and there are {found}; {AGAIN}")
+            broken(self.line, f"counts {checks.shown(content['end'])}, and there are {found}; {AGAIN}")
         if next(self._lines, None) is not None:
-            broken(self._number + 1, f"stands behind the end; {AGAIN}")
+            broken(self.line + 1, f"stands behind the end; {AGAIN}")
 
     def _next(self, missing: str) -> dict[str, Any]:
         """Return what the next line holds."""
-        self._number += 1
+        self.line += 1
         line = next(self._lines, None)
         if line is None:
-            broken(self._number, f"{missing}; {AGAIN}")
+            broken(self.line, f"{missing}; {AGAIN}")
         try:
             content = json.loads(line.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            broken(self._number, f"is no JSON ({error}); {AGAIN}")
+            broken(self.line, f"is no JSON ({error}); {AGAIN}")
         if not isinstance(content, dict):
-            broken(self._number, f"is no map; {AGAIN}")
+            broken(self.line, f"is no map; {AGAIN}")
         return content
 
     def _value(self, kind: str, fields: Any) -> Session | Run | Event:
         try:
             value = KINDS[kind].receive_map(fields)
         except Error as error:
-            broken(self._number, f"holds no {kind} that can be stored: {error.message}", cause=error.message)
+            broken(self.line, f"holds no {kind} that can be stored: {error.message}", cause=error.message)
         owner = value.id if isinstance(value, Session) else value.session_id
         if owner != self.session_id:
-            broken(self._number, f"belongs to the session {owner!r}, and the export is one of {self.session_id!r}")
+            broken(self.line, f"belongs to the session {owner!r}, and the export is one of {self.session_id!r}")
         return value
 
     def _require_order(self, last: Session | Run | Event | None, value: Session | Run | Event) -> None:
         """Refuse what cannot come behind what came last."""
         if isinstance(value, Event) and value.sequence_number is None:
-            broken(self._number, "holds an event without a sequence_number")
+            broken(self.line, "holds an event without a sequence_number")
         if last is not None and _place(last) >= _place(value):
-            broken(self._number, "is not in its order: the session, runs by started_at and id, events by sequence_number")
+            broken(self.line, "is not in its order: the session, runs by started_at and id, events by sequence_number")
         if isinstance(value, Event) and (value.sequence_number or 0) > self.last_sequence:
-            broken(self._number, f"has a sequence_number beyond {self.last_sequence}, which the header says is the last")
+            broken(self.line, f"has a sequence_number beyond {self.last_sequence}, which the header says is the last")
 
     def _checked(self, check: checks.Check, header: dict[str, Any], name: str) -> Any:
         try:
             return check(header.get(name), name)
         except Error as error:
-            broken(self._number, f"is no header: {error.message}", cause=error.message)
+            broken(self.line, f"is no header: {error.message}", cause=error.message)
 
 
 def broken(line: int, problem: str, **details: Any) -> NoReturn:

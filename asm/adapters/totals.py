@@ -8,7 +8,7 @@ from typing import Any
 
 from asm.core import checks, sums
 
-__all__ = ["token_totals", "tokens"]
+__all__ = ["cost", "token_totals", "tokens"]
 
 
 def token_totals(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -37,3 +37,8 @@ def _sendable(total: Any) -> Any:
     if isinstance(total, int) and not checks.LEAST <= total <= checks.MOST:
         total = float(total)
     return max(-sys.float_info.max, min(sys.float_info.max, total)) if isinstance(total, float) else total
+
+
+def cost(amounts: Iterable[float | None]) -> float:
+    """Return the sum of what runs cost, as far as they say."""
+    return float(_sendable(sum(amount for amount in amounts if amount is not None)))

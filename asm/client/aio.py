@@ -1,6 +1,6 @@
 """The asyncio client: a handle of a store in another process, for any number of tasks, in any number of loops.
 
-    task ──► the connection of its loop (asm.client.connection), made by the first call ──► result
+    task ──► the connection of its loop (asm.client.aio_connection), made by the first call ──► result
 
 A handle only finds the connections; they belong to their loops, which are asked to let go of them when the handle is closed
 or dropped. A process that is forked leaves them to its parent.
@@ -16,25 +16,26 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing
 from typing import Any, BinaryIO, Self
 
+from asm.client.aio_connection import Connection, within
 from asm.client.async_store import AsyncStore
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
-    Broken,
     Late,
     Outgoing,
+    Stale,
     check_timeout,
     closed,
     connection_lost,
     not_reachable,
     outgoing,
     proxies,
+    time_for,
     timed_out,
 )
-from asm.client.connection import Connection, within
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
 from asm.operations import Operation
-from asm.wire.calls import decode_result
+from asm.wire.conversation import Broken
 from asm.wire.names import socket_path
 from asm.wire.streams import PIECE
 
@@ -137,7 +138,7 @@ class AsyncClient(AsyncStore):
         return _unpickled, (self.name, self.path, self._timeout, self._closed)
 
     def __await__(self) -> Generator[Any, None, Self]:
-        yield from self._connected(self._timeout).__await__()
+        yield from self._connected(asyncio.get_running_loop().time() + self._timeout).__await__()
         return self
 
     async def __aenter__(self) -> Self:
@@ -151,49 +152,65 @@ class AsyncClient(AsyncStore):
 
     async def _call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
         """Make a call and return its result."""
+        return await self._once(operation, arguments, time_for(arguments, self._timeout))
+
+    async def _once(self, operation: Operation, arguments: dict[str, Any], seconds: float) -> Any:
+        """Make a call of at most so many seconds."""
         if self._closed:
             raise closed(self.name)
         if operation.data_parameter is None or isinstance(arguments[operation.data_parameter], bytes | bytearray | memoryview):
-            call = outgoing(operation, arguments, self._timeout)
+            outgo = outgoing(operation, arguments, seconds)
         else:  # a file or an iterable may take its time
-            call = await asyncio.to_thread(outgoing, operation, arguments, self._timeout)
+            outgo = await asyncio.to_thread(outgoing, operation, arguments, seconds)
         if operation.returns_data:
-            pieces = self._download(call)
+            pieces = self._download(outgo)
             first = await anext(pieces)  # an artifact that is not there is told now, and not while reading
             reader = AsyncReader(first, pieces)
             return reader if operation.result is BinaryIO else await reader.read()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         try:
-            connection = self._connections.get(id(asyncio.get_running_loop()))
+            connection = self._connections.get(id(loop))
             if connection is None or not connection.is_open:
-                connection = await self._connected(call.seconds)
-            result = await connection.exchange(call)
+                connection = await self._connected(deadline)
+            try:
+                return await connection.exchange(outgo, deadline)
+            except Stale:
+                return await (await self._connected(deadline)).exchange(outgo, deadline)
         except Late:
-            raise timed_out(self.name, operation, call.seconds) from None
+            raise timed_out(self.name, operation, seconds) from None
         except Broken as error:
             raise connection_lost(self.name, operation) from error
-        return decode_result(operation, result, arguments)
 
-    async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
-        """Send a call whose result comes in pieces, and yield them."""
+    async def _download(self, outgo: Outgoing) -> AsyncGenerator[bytes, None]:
+        """Send a call whose result is bytes, and yield them."""
+        deadline = asyncio.get_running_loop().time() + outgo.seconds
         try:
-            connection = await self._connected(call.seconds)
-            async with aclosing(connection.download(call)) as pieces:
+            connection = await self._connected(deadline)
+            try:
+                async with aclosing(connection.download(outgo, deadline)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                    return
+            except Stale:
+                connection = await self._connected(deadline)
+            async with aclosing(connection.download(outgo, deadline)) as pieces:
                 async for piece in pieces:
                     yield piece
         except Late:
-            raise timed_out(self.name, call.operation, call.seconds) from None
+            raise timed_out(self.name, outgo.operation, outgo.seconds) from None
         except Broken as error:
-            raise connection_lost(self.name, call.operation) from error
+            raise connection_lost(self.name, outgo.operation) from error
 
-    async def _connected(self, seconds: float) -> Connection:
+    async def _connected(self, deadline: float) -> Connection:
         """Return the connection of the running loop, made now if there is none.
 
-        :raises Error: ``storage_connection_failed`` when nobody listens, or nobody takes connections for that many seconds.
+        :raises Error: ``storage_connection_failed`` when nobody listens, or nobody takes connections until the deadline.
         """
         try:
             connection = self._own_connection()
             if not connection.is_open:
-                await within(seconds, connection.open())
+                await within(deadline, connection.open())
         except (OSError, Late) as error:
             raise not_reachable(self.name, self.path, error) from error
         return connection

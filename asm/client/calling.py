@@ -8,7 +8,7 @@ import io
 import math
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -17,27 +17,26 @@ import msgpack
 from asm.chunks import chunks
 from asm.core.errors import Error
 from asm.operations import CONTRACTS, OPERATIONS, Operation
-from asm.wire.calls import encode_arguments
-from asm.wire.frames import MAX_FRAME, frame
-from asm.wire.messages import Packer, read_head
+from asm.wire.calls import Rows, decode_result, encode_arguments
+from asm.wire.conversation import Broken, Call, Conversation
+from asm.wire.messages import MessageError
 from asm.wire.names import check_listener
-from asm.wire.scan import MAX_VALUES, values_in
 from asm.wire.streams import PIECE, counted
 
 __all__ = [
     "BUSY_SECONDS",
     "DEFAULT_TIMEOUT",
-    "Broken",
     "Late",
     "Outgoing",
+    "Stale",
     "check_timeout",
     "closed",
     "connection_lost",
-    "last_piece",
     "not_reachable",
     "outgoing",
     "proxies",
     "reach",
+    "time_for",
     "timed_out",
     "whole",
 ]
@@ -88,93 +87,104 @@ class Late(Exception):  # noqa: N818  # becomes an Error where the name of the s
     """The other side did not answer in time."""
 
 
-class Broken(Exception):  # noqa: N818
-    """The connection is of no use any more."""
+class Stale(Broken):
+    """The other side had closed the connection before anything of the call was sent."""
 
 
 class Outgoing(NamedTuple):
     """A call, ready to be sent."""
 
     operation: Operation
+    given: dict[str, Any]
+    """Its arguments …"""
     arguments: dict[str, Any]
-    """As they travel."""
+    """… and as they travel."""
     pieces: Iterator[memoryview | int] | None
     """The data that follows the request piece by piece, if it is too much for one message; last comes its size."""
     seconds: float
     """How long each answer, and each step of a stream, may take."""
+    part: tuple[int, str] | None = None
+    """From which byte on to read an artifact, and its checksum, if not from the first."""
 
-    def frame(self, packer: Packer, msgid: int) -> bytes:
-        """Return the request.
+    def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
+        """Return the call as it is in flight from now on, and what is to be sent.
 
         :raises Error: ``validation_error`` when it is too large for a frame, or has too many values.
+        :raises Broken, Error: why the connection is lost.
         """
-        operation = self.operation
+        operation, uploads = self.operation, self.pieces is not None
+        pieces = operation.returns_data or operation.returns_rows
+        call = Call(upload=uploads, pieces=pieces)
         meta = _meta(
             math.ceil(self.seconds * 1000),
-            stream=self.pieces is not None or operation.returns_data,
+            stream=uploads or pieces,
             numbers=operation.sent_events is not None,
             waits=bool(self.arguments.get("wait_timeout_ms")),
+            part=self.part,
         )
-        body = packer.call(msgid, operation.method, meta, self.arguments)
-        if len(body) > MAX_FRAME:
-            raise Error(
-                "validation_error",
-                f"{operation.name} would send {len(body)} bytes at once; at most {MAX_FRAME} are possible: split it",
-                details={"operation": operation.name, "byte_size": len(body), "limit": MAX_FRAME},
-            )
-        if len(body) > MAX_VALUES and (values := values_in(body, read_head(body).params_at)) > MAX_VALUES:
-            raise Error(
-                "validation_error",
-                f"{operation.name} would send {values:,} values at once (each key, element, map and list counted); "
-                f"at most {MAX_VALUES:,} are possible: split it",
-                details={"operation": operation.name, "values": values, "limit": MAX_VALUES},
-            )
-        return frame(body)
+        return call, conversation.request(call, operation.method, meta, self.arguments)
+
+    def result(self, call: Call, rows: Rows | None) -> Any:
+        """Return the result of a call that was answered.
+
+        :param rows: what came before the answer, if anything did.
+        :raises Error: what was answered instead.
+        :raises Broken: why nothing was, or what was makes no sense.
+        """
+        if rows is None:
+            return decode_result(self.operation, call.outcome(), self.given)
+        try:
+            rows.feed(call.last_piece())
+            return rows.end()
+        except MessageError as error:
+            raise Broken(str(error)) from error
+
+    def row(self, rows: Rows | None, piece: bytes) -> Rows:
+        """Take the next bytes of a result that comes in pieces; return what holds them.
+
+        :raises Broken: when they make no sense.
+        """
+        rows = rows or Rows(self.operation, self.given)
+        try:
+            rows.feed(piece)
+        except MessageError as error:
+            raise Broken(str(error)) from error
+        return rows
 
 
 @functools.lru_cache(maxsize=256)
-def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool) -> bytes:
+def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool, part: tuple[int, str] | None) -> bytes:
     """Return the meta of a request, encoded."""
     wishes = {"stream": stream, "numbers": numbers, "waits": waits}
-    packed: bytes = msgpack.packb({"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted})
+    meta: dict[str, Any] = {"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted}
+    if part is not None:
+        meta |= {"offset": part[0], "checksum": part[1]}
+    packed: bytes = msgpack.packb(meta)
     return packed
 
 
-def outgoing(operation: Operation, arguments: dict[str, Any], timeout: float) -> Outgoing:
+def outgoing(operation: Operation, arguments: dict[str, Any], seconds: float, part: tuple[int, str] | None = None) -> Outgoing:
     """Prepare a call. Of data that is no more than one piece nothing is left to send afterwards.
 
     :param arguments: checked, as :meth:`Operation.bind` returns them.
-    :param timeout: of the handle; a long-poll adds its wait.
+    :param seconds: how long it may take, a long-poll's wait included.
     :raises Error: ``validation_error`` when data yields something else than bytes. What its source raises comes through.
     """
-    seconds = timeout + (arguments.get("wait_timeout_ms") or 0) / 1000
+    given, rest = arguments, None
     if (name := operation.data_parameter) is not None:
         pieces = chunks(arguments[name], PIECE)
         first = bytes(next(pieces, b""))  # a copy: the source may use the same buffer for the second
         second = next(pieces, None)
         if second is None:
-            arguments = arguments | {name: first}
+            given = arguments | {name: first}
         else:
-            arguments, rest = arguments | {name: None}, counted(chain([memoryview(first), second], pieces))
-            return Outgoing(operation, encode_arguments(operation, arguments), rest, seconds)
-    return Outgoing(operation, encode_arguments(operation, arguments), None, seconds)
+            given, rest = arguments | {name: None}, counted(chain([memoryview(first), second], pieces))
+    return Outgoing(operation, given, encode_arguments(operation, given), rest, seconds, part)
 
 
-def last_piece(result: Any, received: int) -> bytes:
-    """Return the last bytes of a download, which its response carries together with the size of the whole.
-
-    :param received: how many bytes came before.
-    :raises Error: ``storage_read_failed`` when a part was lost on its way.
-    :raises Broken: when it is no such result.
-    """
-    match result:
-        case [bytes() as last, int() as total]:
-            received += len(last)
-            if received != total:
-                details = {"bytes_sent": total, "bytes_received": received}
-                raise Error("storage_read_failed", f"{received} of {total} bytes arrived", details=details)
-            return last
-    raise Broken("the response to a download must carry its last bytes and its size")
+def time_for(arguments: Mapping[str, Any], timeout: float) -> float:
+    """Return for how many seconds a call may take: what the handle says, and as long as the call waits for events."""
+    return timeout + (arguments.get("wait_timeout_ms") or 0) / 1000
 
 
 def whole(first: bytes, pieces: Iterable[bytes]) -> bytes:

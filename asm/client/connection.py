@@ -1,379 +1,223 @@
-"""One connection of the asyncio client: all calls of a loop, in flight together.
+"""One connection of the blocking client, for one call at a time.
 
-    task ──► request with a msgid ──► socket ──► response ──► the future that waits for this msgid
+    call ──► request ──► socket ──► response ──► result
 
-A call that is cancelled, or runs out of time, tells the store to drop it; a late answer is dropped.
-
-The connection belongs to its loop, which watches it and keeps it alive. So a loop that is closed leaves nothing behind, and
-no descriptor is closed while a loop still watches it: the next to get its number would never be heard.
+It writes what the conversation (:mod:`asm.wire.conversation`) has to say, reads what comes, and waits no longer than it may.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import math
+import select
 import socket
-import weakref
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import aclosing
-from typing import Any, Final, TypeVar
+import time
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
-from asm.client.calling import BUSY_SECONDS, Broken, Late, Outgoing, last_piece, reach
-from asm.core.errors import Error
-from asm.wire.frames import FrameError, Splitter, frame, framed
-from asm.wire.messages import CANCEL, REFUSED, RESPONSE, Head, MessageError, Packer, decode_response, read_head, read_refusal
-from asm.wire.names import check_owner
-from asm.wire.streams import CHUNK, MORE, WINDOW, chunk, more, read_stream, streamed
+from asm.client.calling import BUSY_SECONDS, Late, Stale, reach
+from asm.wire.conversation import Broken, Call, Conversation
 
-__all__ = ["Connection", "within"]
+__all__ = ["Connection", "Request"]
 
-RECEIVE_BYTES: Final = 256 * 1024
-MAX_UNSENT: Final = 1024 * 1024
-"""With this many bytes that the store has not taken, further calls wait before they are sent."""
+RECEIVE_BYTES: Final = 32 * 1024
+"""How much is asked for at the least. A buffer that is much larger costs more than the rest of the system call."""
 
-EARLY: Final = 4096
-"""With this many bytes to send, the end of the loop's turn is not waited for: the store begins while further calls are made."""
-
-STREAMS: Final = 16
-"""How many artifacts move at the same time on one connection; more wait their turn. Each may have a window under way."""
-
-T = TypeVar("T")
+TICKS: Final = 64
+"""In what part of a second the time limit of a socket is set, rounded up: so it seldom has to be set anew."""
 
 
-class _Pending:
-    """A call that waits for its answer, and for what comes before it."""
+class Request(Protocol):
+    """A call, ready to be sent."""
 
-    __slots__ = ("answer", "changed", "pieces", "window")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.answer: asyncio.Future[Any] = loop.create_future()
-        self.changed: asyncio.Event | None = None
-        """Set when a message of the call's stream, or the answer, came."""
-        self.pieces: deque[bytes] = deque()
-        self.window = WINDOW
-
-    def expire(self) -> None:
-        """Let the time of the call be up."""
-        if not self.answer.done():
-            self.fail(Late())
-
-    def notify(self) -> None:
-        if self.changed is not None:
-            self.changed.set()
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error. Whoever gave up in this very moment does not look at it, which asyncio would complain of."""
-        self.answer.set_exception(error)
-        self.answer.exception()
-
-    async def change(self, seconds: float) -> None:
-        """Wait for the next message.
-
-        :raises Late: when none came within so many seconds.
-        """
-        assert self.changed is not None
-        await within(seconds, self.changed.wait())
-        self.changed.clear()
+    def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
+        """Return the call as it is in flight from now on, and what is to be sent."""
 
 
 class Connection:
-    """One connection, shared by all the tasks of a loop.
+    """One connection, used by one call at a time. Deadlines are by ``time.monotonic()``.
 
-    It watches a socket of its own instead of a transport of asyncio, because it may be inherited by a fork, where it must be
-    let go without touching the loop.
+    :param path: of the socket.
+    :param deadline: until when it must be made.
+    :raises OSError, Late: when nobody listens, or nobody takes connections.
+    :raises Error: when somebody listens whom we do not trust.
     """
 
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
-        self.is_open = False
-        self._path = path
-        self._loop = loop
+    def __init__(self, path: str, deadline: float) -> None:
+        self._conversation = Conversation()
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.setblocking(False)
-        # Closing the loop lets go of the connection, and this of the socket.
-        weakref.finalize(self, self._socket.close).atexit = False
-        self._opening: asyncio.Task[None] | None = None
-        self._lost: Broken | Error | None = None
-        self._packer = Packer()
-        self._splitter = Splitter()
-        self._received = memoryview(bytearray(RECEIVE_BYTES))
-        self._msgid = 0
-        self._waiting: dict[int, _Pending] = {}
-        self._streams = asyncio.Semaphore(STREAMS)
-        self._outgoing = bytearray()
-        self._flushing = False
-        """Whether what is to be sent will be."""
-        self._writing = False
-        """Whether that waits for the other side to take it."""
-        self._may_send = asyncio.Event()
-        self._may_send.set()
+        self._ticks = 0
+        self._torn = False
+        """Whether a message was sent in part, so that nothing can follow."""
+        try:
+            self._socket.setblocking(False)
+            while not reach(self._socket, path):
+                time.sleep(min(BUSY_SECONDS, _left(deadline)))
+        except BaseException:
+            self._socket.close()
+            raise
 
     @property
-    def is_lost(self) -> bool:
-        """Whether it is of no use any more."""
-        return self._lost is not None
+    def is_free(self) -> bool:
+        """Whether another call may be made: the last one was answered, and nothing has broken."""
+        conversation = self._conversation
+        return conversation.lost is None and not self._torn and not any(map(_is_call, conversation.calls.values()))
 
-    async def open(self) -> None:
-        """Connect, once for all who ask at the same time.
+    def begin(self, request: Request, deadline: float) -> Call:
+        """Send the request of a call.
 
-        :raises OSError: when nobody listens.
-        :raises Error: when somebody does whom we do not trust.
+        :raises Stale: when the other side has closed the connection since the call before. Nothing was sent then.
+        :raises Late, Error: why it was not sent.
         """
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._connect())
-        await asyncio.shield(self._opening)
+        call, data = request.begin(self._conversation)
+        self._write(call, data, deadline)
+        return call
 
-    async def exchange(self, call: Outgoing) -> Any:
-        """Send a call with all of its data; return its result as it travelled.
+    def receive(self, call: Call, deadline: float) -> bytes | None:
+        """Return the next bytes of a result that comes in pieces; ``None`` once the call was answered.
 
-        :raises Error: what the store answered.
-        :raises Late, Broken: why there is no answer.
+        :raises Late: when neither came until the deadline.
         """
-        if call.pieces is None:
-            msgid, pending = self._begin(call) if self._may_send.is_set() else await self._begin_late(call)
-            return await self._answer(msgid, pending, call.seconds)
-        await within(call.seconds, self._streams.acquire())
-        try:
-            return await self._exchange(call)
-        finally:
-            self._streams.release()
+        while not call.pieces:
+            if call.answered:
+                return None
+            self._read(_left(deadline))
+        piece, more = self._conversation.take(call)
+        if more:
+            self._write(call, more, deadline)
+        return piece
 
-    async def download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
-        """Send a call whose result comes in pieces, and yield them. Raises as :meth:`exchange`."""
-        # A file that somebody has open may stay open for long, and must not hold up others.
-        turn = self._streams if call.operation.result is bytes else asyncio.Semaphore()
-        await within(call.seconds, turn.acquire())
-        try:
-            async with aclosing(self._download(call)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            turn.release()
+    def upload(self, call: Call, pieces: Iterator[memoryview | int], seconds: float) -> float:
+        """Send the data of a call as fast as it may come, until its end, or the call was answered.
+
+        :param seconds: how long each step may take.
+        :return: the deadline of the next step.
+        :raises Late: when one took longer.
+        """
+        assert call.sending is not None
+        deadline = time.monotonic() + seconds
+        for piece in pieces:
+            deadline = time.monotonic() + seconds
+            size = 0 if isinstance(piece, int) else len(piece)
+            self._read_what_came()
+            while size > call.sending.room and not call.answered:
+                self._read(_left(deadline))
+            if call.answered:
+                break
+            self._write_while_reading(call, self._conversation.upload(call, piece), deadline)
+        return deadline
+
+    def wait_closed(self) -> None:
+        """Wait until the other side closes the connection, however long that takes."""
+        self._socket.settimeout(None)
+        self._ticks = -1
+        with contextlib.suppress(OSError):
+            while self._socket.recv(RECEIVE_BYTES):
+                pass
 
     def close(self) -> None:
-        """Close the connection, from whichever loop and thread; whoever waits for an answer is told."""
-        if asyncio.get_running_loop() is self._loop:
-            self._lose(Broken("the handle was closed"))
-        else:
-            self.close_soon()
-
-    def close_soon(self) -> None:
-        """Have the loop close the connection."""
-        try:
-            self._loop.call_soon_threadsafe(self._lose, Broken("the handle was closed"))
-        except RuntimeError:  # the loop is closed, and watches nothing any more
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Let go of a connection whose loop is closed, or is another process's: nobody waits for it."""
-        self._lost = self._lost or Broken("the connection belongs to another process, or to an event loop that is closed")
-        self.is_open = False
+        """Close the connection."""
         self._socket.close()
 
-    # -- inside
-
-    async def _exchange(self, call: Outgoing) -> Any:
-        """Make a call whose data comes in pieces."""
-        assert call.pieces is not None
-        msgid, pending = await self._begin_late(call)
+    def _read(self, seconds: float) -> None:
+        """Take in what arrives next, or the end of the connection."""
         try:
-            await self._upload(call.pieces, msgid, pending, call.seconds)
-        except BaseException:
-            self._end(msgid)
-            raise
-        return await self._answer(msgid, pending, call.seconds)
-
-    async def _answer(self, msgid: int, pending: _Pending, seconds: float) -> Any:
-        """Wait for the answer to a call.
-
-        :raises Late: when there is none within so many seconds.
-        """
-        # A timer of our own instead of asyncio.timeout, which would be a quarter of what a call costs here.
-        timer = self._loop.call_later(seconds, pending.expire)
-        try:
-            return await pending.answer
-        finally:
-            timer.cancel()
-            self._end(msgid)
-
-    async def _download(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
-        msgid, pending = await self._begin_late(call)
-        pending.changed = asyncio.Event()
-        taken = received = 0
-        try:
-            while True:
-                while pending.pieces:
-                    piece = pending.pieces.popleft()
-                    taken += len(piece)
-                    received += len(piece)
-                    if taken >= WINDOW // 4:
-                        self._send(frame(more(self._packer, msgid, taken)))
-                        taken = 0
-                    yield piece
-                if pending.answer.done():
-                    yield last_piece(pending.answer.result(), received)
-                    return
-                await pending.change(call.seconds)
-        finally:
-            self._end(msgid)
-
-    async def _begin_late(self, call: Outgoing) -> tuple[int, _Pending]:
-        """Send the request of a call, once the other side takes it."""
-        if not self._may_send.is_set():
-            await within(call.seconds, self._may_send.wait())
-        return self._begin(call)
-
-    def _begin(self, call: Outgoing) -> tuple[int, _Pending]:
-        """Send the request of a call."""
-        if self._lost is not None:
-            raise self._lost
-        self._msgid = (self._msgid + 1) & 0xFFFFFFFF
-        request = call.frame(self._packer, self._msgid)
-        pending = self._waiting[self._msgid] = _Pending(self._loop)
-        self._send(request)
-        return self._msgid, pending
-
-    def _end(self, msgid: int) -> None:
-        """Forget a call. If no answer came, because its task was cancelled or its time is up, the store is told."""
-        pending = self._waiting.pop(msgid, None)
-        if pending is not None:
-            pending.answer.cancel()
-            self._send(frame(self._packer.notification(CANCEL, [msgid])))
-
-    async def _upload(self, pieces: Iterator[memoryview | int], msgid: int, pending: _Pending, seconds: float) -> None:
-        """Send the data of a call as fast as it may come, unless the store has answered already."""
-        pending.changed = asyncio.Event()
-        while not pending.answer.done():
-            piece = await asyncio.to_thread(next, pieces)
-            size = 0 if isinstance(piece, int) else len(piece)
-            while size > pending.window and not pending.answer.done():
-                await pending.change(seconds)
-            pending.window -= size
-            self._send(b"".join(framed(*chunk(self._packer, msgid, piece))))
-            await within(seconds, self._may_send.wait())
-            if isinstance(piece, int):
-                return
-
-    async def _connect(self) -> None:
-        try:
-            check_owner(self._path)
-            while not self.is_lost and not reach(self._socket, self._path):  # noqa: ASYNC110  # no event tells of room
-                await asyncio.sleep(BUSY_SECONDS)
-        except BaseException as error:
-            self._lose(Broken(str(error)))
-            raise
-        if not self.is_lost:  # else whoever comes to send something is told
-            self.is_open = True
-            self._loop.add_reader(self._socket.fileno(), self._readable)
-
-    def _readable(self) -> None:
-        """Take what arrived."""
-        try:
-            size = self._socket.recv_into(self._received)
-            if not size:
-                raise ConnectionResetError("the store closed the connection")
-            for body in self._splitter.feed(self._received[:size]):
-                self._take(body)
-        except BlockingIOError:
-            return
-        except (OSError, FrameError, MessageError) as error:
-            self._lose(Broken(str(error)))
-
-    def _take(self, body: bytes) -> None:
-        """Give a message to the call that waits for it. If none does any more, drop it."""
-        head = read_head(body)
-        if head.kind != RESPONSE:
-            if head.method in (CHUNK, MORE):
-                self._take_of_stream(head, body)
-            elif head.method == REFUSED and (refusal := read_refusal(body)) is not None:
-                self._lose(refusal)
-            return
-        pending = self._waiting.get(head.msgid)
-        if pending is None or pending.answer.done():
-            self._waiting.pop(head.msgid, None)
-            return
-        try:  # what cannot be decoded ends the connection, and this call with it: so it still waits
-            pending.answer.set_result(decode_response(body)[1])
-        except Error as error:
-            pending.fail(error)
-        del self._waiting[head.msgid]
-        pending.notify()
-
-    def _take_of_stream(self, head: Head, body: bytes) -> None:
-        msgid, rest_at = streamed(body, head.params_at)
-        pending = self._waiting.get(msgid)
-        if pending is None:
-            return
-        carried = read_stream(body, rest_at)
-        if isinstance(carried, int):
-            pending.window += carried
-        else:
-            pending.pieces.append(carried)
-        pending.notify()
-
-    def _send(self, data: bytes) -> None:
-        """Write soon, together with what others send until then."""
-        if self._lost is not None:
-            return
-        self._outgoing += data
-        if len(self._outgoing) > MAX_UNSENT:
-            self._may_send.clear()
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-        elif len(self._outgoing) > EARLY and not self._writing:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Write as much as the other side takes; while much is left, further calls wait."""
-        if self._lost is not None or not self._outgoing:
-            return
-        try:
-            sent = self._socket.send(self._outgoing, socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._readable()  # the other side may have said why it takes nothing more
-            self._lose(Broken(str(error)))
-            return
-        del self._outgoing[:sent]
-        if len(self._outgoing) <= MAX_UNSENT:
-            self._may_send.set()
-        if self._outgoing:
-            self._writing = True
-            self._loop.add_writer(self._socket.fileno(), self._flush)
-            return
-        self._flushing = False
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._socket.fileno())
-
-    def _lose(self, error: Broken | Error) -> None:
-        """End the connection, and tell everyone who waits."""
-        if self._lost is not None:
-            return
-        self._lost = error
-        self._may_send.set()
-        waiting, self._waiting = self._waiting, {}
-        for pending in waiting.values():
-            if not pending.answer.done():
-                pending.fail(error)
-            pending.notify()
-        if self.is_open:
-            self.is_open = False
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_writer(self._socket.fileno())
-        self._socket.close()
-
-
-async def within(seconds: float, awaitable: Awaitable[T]) -> T:
-    """Wait for something, but not for longer than so many seconds.
-
-    :raises Late: when it took longer.
-    """
-    try:
-        async with asyncio.timeout(seconds) as limit:
-            return await awaitable
-    except TimeoutError:
-        if limit.expired():
+            self._limit(seconds)
+            data = self._socket.recv(max(self._conversation.missing, RECEIVE_BYTES))
+        except (TimeoutError, BlockingIOError):
             raise Late from None
-        raise
+        except OSError as error:
+            self._conversation.end(Broken(str(error)))
+            return
+        if data:
+            self._conversation.receive(data)
+        else:
+            self._conversation.end(Broken("the store closed the connection"))
+
+    def _read_what_came(self) -> None:
+        """Take in what has arrived."""
+        with contextlib.suppress(Late):
+            while self._conversation.lost is None:
+                self._read(0)
+
+    def _write(self, call: Call, data: bytes, deadline: float) -> None:
+        sent = 0
+        view = memoryview(data)
+        try:
+            while sent < len(data):  # not sendall, which would begin its time anew with each part that is taken
+                self._limit(_left(deadline))
+                sent += self._socket.send(view[sent:] if sent else view, socket.MSG_NOSIGNAL)
+        except TimeoutError:
+            raise Late from None
+        except OSError as error:
+            self._cannot_write(call, error, sent)
+
+    def _write_while_reading(self, call: Call, data: bytes, deadline: float) -> None:
+        """Write, unless the call is answered meanwhile: who has answered may take nothing more."""
+        sent = 0
+        view = memoryview(data)
+        try:
+            while sent < len(data):
+                self._limit(0)
+                try:
+                    sent += self._socket.send(view[sent:], socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    _wait(self._socket, _left(deadline))
+                    self._read_what_came()
+                    if call.answered:
+                        self._torn = sent > 0
+                        return
+        except OSError as error:
+            self._cannot_write(call, error, 1)
+
+    def _cannot_write(self, call: Call, error: OSError, sent: int) -> None:
+        """Look whether the other side, which takes nothing more, has said why, or has answered.
+
+        :raises Stale: when it did not, and nothing of the call was sent.
+        """
+        self._read_what_came()
+        self._torn = True
+        if isinstance(call.error, Broken) and not sent:
+            raise Stale(str(error)) from error
+        self._conversation.end(Broken(str(error)))
+
+    def _limit(self, seconds: float) -> None:
+        """Set how long the next system call may take. An interrupted one goes on with what is left of that time.
+
+        The time limit is the socket's own, and nothing of the kernel's: that one would begin anew with each signal, and
+        greenlets would not know of it.
+        """
+        ticks = math.ceil(seconds * TICKS)
+        if ticks != self._ticks:
+            self._socket.settimeout(ticks / TICKS)
+            self._ticks = ticks
+
+
+def _is_call(call: object) -> bool:
+    return isinstance(call, Call)
+
+
+def _wait(connection: socket.socket, seconds: float) -> None:
+    """Wait until there is something to read, or room to write.
+
+    :raises Late: when neither comes in time.
+    """
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(connection, select.POLLIN | select.POLLOUT)
+        ready: Any = poller.poll(math.ceil(seconds * 1000))
+    else:  # a library that runs greenlets has taken it away, and has a select of its own
+        ready = any(select.select([connection], [connection], [], seconds))
+    if not ready:
+        raise Late
+
+
+def _left(deadline: float) -> float:
+    """Return how many seconds are left.
+
+    :raises Late: when there are none.
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise Late
+    return seconds

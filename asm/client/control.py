@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Iterator
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
+from asm.client.calling import Late
+from asm.client.connection import Connection
 from asm.core.errors import Error
 from asm.status import CONTROL, TreeStatus
-from asm.wire.frames import FrameError, Splitter, frame
-from asm.wire.messages import HELLO, MessageError, Packer, decode_response, read_refusal
-from asm.wire.names import check_listener, check_owner, find_runtime_dir, socket_path
+from asm.wire.conversation import Broken, Call, Conversation
+from asm.wire.messages import HELLO, packed
+from asm.wire.names import check_owner, find_runtime_dir, socket_path
 
 __all__ = ["NOT_RUNNING", "Controller", "attach", "trees"]
 
@@ -30,7 +31,7 @@ DEFAULT_TIMEOUT: Final = 10.0
 LOOK_TIMEOUT: Final = 1.0
 """How many seconds all that have a socket in the runtime directory may take together to say what they are."""
 
-RECEIVE_BYTES: Final = 64 * 1024
+NO_META: Final = packed({})
 
 
 def attach(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = DEFAULT_TIMEOUT) -> Controller:
@@ -46,8 +47,9 @@ def attach(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, time
     check_owner(path)
     try:
         connection = _Connection(name, path, timeout)
-    except OSError as error:
-        message = f"no tree {name!r} is running: nobody answers at {path} ({error.strerror or error})"
+    except (OSError, Late) as error:
+        why = "too many wait to be connected" if isinstance(error, Late) else error.strerror or error
+        message = f"no tree {name!r} is running: nobody answers at {path} ({why})"
         raise Error("storage_connection_failed", message, details={"reason": NOT_RUNNING, "name": name}) from error
     try:
         contracts = connection.call(HELLO.decode()).get("contracts", [])
@@ -74,15 +76,14 @@ def trees(runtime_dir: str | os.PathLike[str] | None = None) -> list[str]:
     except OSError as error:
         raise Error("storage_connection_failed", f"{directory} cannot be read: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
-        asked = {}
+        asked, deadline = {}, time.monotonic() + LOOK_TIMEOUT
         for name in names:
-            with contextlib.suppress(OSError, Error):  # what a killed tree left behind
+            with contextlib.suppress(OSError, Error, Late):  # what a killed tree left behind
                 connection = stack.enter_context(
                     contextlib.closing(_Connection(name, socket_path(name, directory), LOOK_TIMEOUT))
                 )
-                connection.send(HELLO.decode())
+                connection.send(HELLO.decode(), None, deadline)
                 asked[name] = connection
-        deadline = time.monotonic() + LOOK_TIMEOUT
         said = {name: _contracts(connection, deadline) for name, connection in asked.items()}
         found = {name for name, contracts in said.items() if contracts and CONTROL in contracts}
         # Who does not answer is a store that hangs, if it is the child of a tree. If not, it may be a tree that hangs.
@@ -136,25 +137,29 @@ class Controller:
         self._connection.wait_closed()
 
 
+class _Request(NamedTuple):
+    """A call of the supervisor, ready to be sent."""
+
+    method: str
+    arguments: dict[str, Any]
+
+    def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
+        """Return the call as it is in flight from now on, and what is to be sent."""
+        call = Call()
+        return call, conversation.request(call, self.method, NO_META, self.arguments)
+
+
 class _Connection:
     """One connection, with one call at a time."""
 
     def __init__(self, name: str, path: str, timeout: float) -> None:
         self._name = name
         self._timeout = timeout
-        self._packer = Packer()
-        self._splitter = Splitter()
-        self._socket = socket.socket(socket.AF_UNIX)
-        try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(path)
-            check_listener(self._socket, path)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._connection = Connection(path, time.monotonic() + timeout)
+        self._call = Call()
 
     def close(self) -> None:
-        self._socket.close()
+        self._connection.close()
 
     def call(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
         """Make a call; return its result.
@@ -162,32 +167,21 @@ class _Connection:
         :raises Error: what was answered, or why nothing was.
         """
         deadline = time.monotonic() + self._timeout
-        self.send(method, arguments)
+        self.send(method, arguments, deadline)
         return self.receive(deadline)
 
-    def send(self, method: str, arguments: dict[str, Any] | None = None) -> None:
+    def send(self, method: str, arguments: dict[str, Any] | None, deadline: float) -> None:
         with self._translated():
-            self._socket.sendall(frame(self._packer.request(1, method, arguments or {})))
+            self._call = self._connection.begin(_Request(method, arguments or {}), deadline)
 
     def receive(self, deadline: float) -> Any:
         with self._translated():
-            while True:
-                self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-                data = self._socket.recv(RECEIVE_BYTES)
-                if not data:
-                    raise ConnectionResetError("it closed the connection")
-                for body in self._splitter.feed(data):
-                    if refusal := read_refusal(body):
-                        raise refusal
-                    _msgid, result = decode_response(body)
-                    return result
+            self._connection.receive(self._call, deadline)
+            return self._call.outcome()
 
     def wait_closed(self) -> None:
         """Wait until the other side closes the connection: the tree does so when nothing of it is left."""
-        self._socket.settimeout(None)
-        with contextlib.suppress(OSError):
-            while self._socket.recv(RECEIVE_BYTES):
-                pass
+        self._connection.wait_closed()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -195,10 +189,10 @@ class _Connection:
         details = {"name": self._name}
         try:
             yield
-        except TimeoutError as error:
+        except Late:
             message = f"the supervisor of {self._name} did not answer within {self._timeout:g} s"
-            raise Error("timeout", message, details=details) from error
-        except (OSError, FrameError, MessageError) as error:
+            raise Error("timeout", message, details=details) from None
+        except Broken as error:
             message = f"the supervisor of {self._name} went away: {error}"
             raise Error("storage_connection_failed", message, details=details) from error
 

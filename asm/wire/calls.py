@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, get_origin
+
+import msgpack
 
 from asm.chunks import chunks
 from asm.core import checks
@@ -19,9 +21,10 @@ from asm.core.results import Page, SessionStats, Usage
 from asm.core.values import ArtifactInfo, Event, Run, Session, Value
 from asm.operations import OPERATIONS, Operation
 from asm.ports import Data, ExecutionResult
-from asm.wire.messages import packed, packed_rows
+from asm.wire.frames import MAX_FRAME
+from asm.wire.messages import MessageError, packed, packed_rows
 
-__all__ = ["decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_result"]
+__all__ = ["Rows", "decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_result"]
 
 
 def encode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,6 +103,57 @@ def _event(sent: Event, received: Any) -> Event:
     return sent.sequenced(received) if type(received) is int else Event.read(received)
 
 
+class Rows:
+    """The result of an operation, decoded while its rows arrive: their bytes one behind the other, cut anywhere.
+
+    :param sent: the arguments of the call.
+    """
+
+    def __init__(self, operation: Operation, sent: Mapping[str, Any]) -> None:
+        form = _RESULTS[operation.name]
+        self._events = iter(operation.sent_events(sent)) if operation.sent_events is not None else None
+        self._read = _same if form.read_row is None else form.read_row
+        self._is_page = get_origin(operation.result) is Page
+        self._unpacker = msgpack.Unpacker(timestamp=3, max_buffer_size=2 * MAX_FRAME)
+        self._size = 0
+        self._rows: list[Any] = []
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes.
+
+        :raises MessageError: when they are no MessagePack.
+        :raises Error: ``validation_error`` when a row is something else than the operation returns.
+        """
+        self._size += len(piece)
+        try:
+            self._unpacker.feed(piece)
+            for value in self._unpacker:
+                self._rows.append(self._row(value))
+        except (ValueError, OverflowError, msgpack.UnpackException) as error:
+            raise MessageError(f"the rows of an answer are no MessagePack: {type(error).__name__}: {error}") from error
+
+    def end(self) -> Any:
+        """Return the result.
+
+        :raises MessageError: when the last row was cut, or there is no cursor behind the rows of a page.
+        """
+        if self._unpacker.tell() != self._size:
+            raise MessageError("the rows of an answer end within one")
+        if not self._is_page:
+            return self._rows
+        cursor = self._rows.pop() if self._rows else self
+        if not (cursor is None or isinstance(cursor, str)):
+            raise MessageError("behind the rows of a page its cursor must come")
+        return Page(self._rows, cursor)
+
+    def _row(self, value: Any) -> Any:
+        if self._events is not None and (sent := next(self._events, None)) is not None:
+            return _event(sent, value)
+        if self._is_page and (value is None or isinstance(value, str)):
+            return value
+        return self._read(value)
+
+
 class _Form(NamedTuple):
     """How a type travels."""
 
@@ -109,7 +163,9 @@ class _Form(NamedTuple):
     read: Callable[[Any], Any]
     """Of a result."""
     row: Callable[[Any], Any] | None = None
-    """How to encode each row of a list."""
+    """How to encode each row of a list …"""
+    read_row: Callable[[Any], Any] | None = None
+    """… and to decode it, of a result."""
 
 
 def _same(value: Any) -> Any:
@@ -129,7 +185,9 @@ def _unless_none(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _several(form: _Form) -> _Form:
-    return _Form(lambda value: [form.encode(item) for item in value], _each(form.decode), _each(form.read), form.encode)
+    return _Form(
+        lambda value: [form.encode(item) for item in value], _each(form.decode), _each(form.read), form.encode, form.read
+    )
 
 
 def _each(one: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
@@ -150,7 +208,7 @@ def _page(kind: type[Value]) -> _Form:
             checks.refuse("the message", f"must hold a page here, not {checks.kind(value)}")
         return Page([kind.read(item) for item in value["items"]], value.get("cursor"))
 
-    return _Form(encode, _same, read)
+    return _Form(encode, _same, read, read_row=kind.read)
 
 
 def _map_of(forms: dict[str, _Form]) -> _Form:

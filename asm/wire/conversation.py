@@ -155,6 +155,21 @@ class Call:
             raise self.error
         return self.result
 
+    def last_piece(self) -> bytes:
+        """Return the last bytes of a result that came in pieces; the response carries them, and the size of the whole.
+
+        :raises Error: what was answered instead; ``storage_read_failed`` when a part was lost on its way.
+        :raises Broken: when nothing was answered, or no such thing.
+        """
+        match self.outcome():
+            case [bytes() as last, int() as total]:
+                received = len(last) + (self.receiving.total if self.receiving is not None else 0)
+                if received != total:
+                    details = {"bytes_sent": total, "bytes_received": received}
+                    raise Error("storage_read_failed", f"{received} of {total} bytes arrived", details=details)
+                return last
+        raise Broken("the response to a call whose result comes in pieces must carry the last of them and the size of all")
+
     def respond(self, body: bytes) -> None:
         """Take the response."""
         try:

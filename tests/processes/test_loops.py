@@ -222,7 +222,7 @@ def test_readers_that_are_dropped_leave_nothing(tree):
                     assert await (await (await tree.aconnect()).open("big")).read(10) == b"x" * 10
                 await until(lambda: descriptors() == in_use)
                 (connection,) = other._connections.values()
-                await until(lambda: not connection._waiting)
+                await until(lambda: not connection._conversation.calls)
             kept = await (await tree.aconnect()).open("big")
             assert await kept.read(10) == b"x" * 10
             return kept

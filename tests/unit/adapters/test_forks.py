@@ -23,6 +23,7 @@ ARGUMENTS = {
     "event": asm.Event.new(type="message_sent", session_id="ses"),
     "events": [asm.Event.new(type="message_sent", session_id="ses")],
     "key": "key",
+    "prefix": "key",
     "data": b"data",
 }
 ARGUMENTS["result"] = {"session": ARGUMENTS["session"], "run": ARGUMENTS["run"], "events": ARGUMENTS["events"]}
@@ -71,6 +72,8 @@ def calls(store):
             arguments = {name: ARGUMENTS[name] for name in operation.required}
             if "wait_timeout_ms" in operation.parameters:
                 arguments["wait_timeout_ms"] = 60_000
+            if "through" in operation.parameters:  # without a condition it is refused
+                arguments["through"] = 1
             yield operation.name, lambda name=operation.name, given=arguments: getattr(store, name)(**given)
 
 

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 import pytest
 
 import asm
-from asm.client.calling import Broken, last_piece, outgoing
+from asm.client.calling import outgoing
 from asm.core.policies import RetentionPolicy
 from asm.core.results import Page, SessionStats, Usage
 from asm.operations import OPERATIONS
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
+from asm.wire.conversation import Broken, Call
 from asm.wire.messages import Packer, decode
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -161,11 +162,18 @@ def test_a_source_may_use_one_buffer_for_all_that_it_yields():
     assert (b"".join(pieces), size) == (b"abcdefghi", 9)
 
 
+def answered(result, received):
+    call = Call(pieces=True)
+    call.receiving.arrived(received)
+    call.respond(Packer().result(1, result))
+    return call
+
+
 @pytest.mark.parametrize(("received", "total"), [(256, 259), (0, 256), (512, 259)])
 def test_a_download_of_which_a_part_is_missing(received, total):
-    assert last_piece([b"end", 259], 256) == b"end"
+    assert answered([b"end", 259], 256).last_piece() == b"end"
     with pytest.raises(asm.StorageError, match="bytes arrived") as caught:
-        last_piece([b"", total], received)
+        answered([b"", total], received).last_piece()
     assert caught.value.code == "storage_read_failed"
     assert caught.value.details == {"bytes_sent": total, "bytes_received": received}
 
@@ -173,4 +181,4 @@ def test_a_download_of_which_a_part_is_missing(received, total):
 @pytest.mark.parametrize("result", [b"end", None, [b"end"], ["end", 3], [b"end", "3"], [b"end", 3, 3]])
 def test_a_response_to_a_download_that_is_none(result):
     with pytest.raises(Broken):
-        last_piece(result, 0)
+        answered(result, 0).last_piece()
