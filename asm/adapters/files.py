@@ -80,9 +80,11 @@ class FileArtifactStore(Adapter):
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check that the root is a store, or that one could be made there. One that is away is no mistake."""
-        given = options_of(cls).check(options)
+        super().preflight(**options)
+        given = options_of(FileArtifactStore).pick(options)
         try:
-            examine(given["root"], create=given["create"])
+            if "root" in given:
+                examine(given["root"], create=given["create"])
         except Error as error:
             if error.details.get("away") is not True:
                 raise

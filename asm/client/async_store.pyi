@@ -1,4 +1,6 @@
-"""Made from asm.ports by tests/tools/async_store.py."""
+"""Made from asm.ports and asm.client.handles by tests/tools/async_store.py."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from asm.client.aio import AsyncReader
 from asm.core.arguments import (
@@ -274,12 +276,13 @@ class AsyncStore:
         until: OptionalTime = None,
         group_by: Groups = ("provider",),
     ) -> list[Usage]:
-        """Return what runs used, by group, in the order of the groups.
+        """Return what runs used, by group, in the order of the groups, ``None`` first.
 
         :param since: runs that started then or later.
         :param until: runs that started earlier.
-        :param group_by: any of ``provider``, ``model`` (``provider_metadata["model"]``, else ``metadata["model"]``), ``agent``
-            (of the session), ``status``, ``day`` (of the start, in UTC, such as ``2026-01-31``); with none there is one group.
+        :param group_by: any of ``provider``, ``model`` (``provider_metadata["model"]``, else ``metadata["model"]``, where
+            that is a string), ``agent`` (of the session), ``status``, ``day`` (of the start, in UTC, such as ``2026-01-31``);
+            with none there is one group, also of no runs.
         """
 
     async def export_session(self, session_id: Id) -> AsyncReader:
@@ -308,7 +311,10 @@ class AsyncStore:
         """Give back room on the disk that nothing needs any more; return how many bytes."""
 
     async def expired(self, policy: RetentionPolicy, *, limit: Limit) -> list[Session]:
-        """Return sessions for which a policy has something due, the oldest first.
+        """Return sessions for which a policy has something due, oldest ``updated_at`` first, those of the same moment by id.
+
+        That is what :meth:`RetentionPolicy.due` says of the session, or that it has more events than ``max_events_per_session``
+        and is not exempt.
 
         :param limit: how many to return at the most.
         """
@@ -351,3 +357,34 @@ class AsyncStore:
 
     async def delete_prefix(self, prefix: Key) -> int:
         """Delete every key that begins so, and return how many."""
+
+    def follow(
+        self, session_id: Id, *, after: Count = 0, type: EventTypes = None, run_id: OptionalId = None
+    ) -> AsyncGenerator[Event]:
+        """Yield the events of a session from there on: past ones first, then each as it is appended, until it is closed.
+
+        It goes on by itself when a process behind the handle is restarted, or is away for any time.
+
+        :param after: the sequence number behind which to begin.
+        :param type: only events of this type, or of one of these.
+        :param run_id: only events of this run.
+        :raises Error: ``validation_error`` for what is no such thing; while it is read, whatever is not worth repeating.
+        """
+
+    async def update_session(self, session_id: Id, change: Callable[[Session], Session | Awaitable[Session]]) -> Session:
+        """Read a session, change it and save it; again from the start, if somebody else saved it meanwhile.
+
+        :param change: returns what is to be saved, from what is stored. It may be called several times.
+        :return: what was saved.
+        :raises Error: ``session_not_found``; ``conflict`` when somebody else was faster until the handle's timeout was up;
+            what became of it is unknown after ``timeout`` and a lost connection only. What ``change`` raises comes through.
+        """
+
+    async def update_run(self, run_id: Id, change: Callable[[Run], Run | Awaitable[Run]]) -> Run:
+        """Read a run, change it and save it; again from the start, if somebody else saved it meanwhile.
+
+        :param change: returns what is to be saved, from what is stored. It may be called several times.
+        :return: what was saved.
+        :raises Error: ``run_not_found``; ``conflict`` when somebody else was faster until the handle's timeout was up; what
+            became of it is unknown after ``timeout`` and a lost connection only. What ``change`` raises comes through.
+        """

@@ -14,15 +14,17 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator
-from typing import Any, Final, Self
+from collections.abc import Callable, Generator
+from typing import Any, Final, Self, TypeVar
 
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
     Late,
     Outgoing,
     Stale,
+    check_retries,
     check_timeout,
+    check_wait,
     closed,
     connection_lost,
     not_reachable,
@@ -33,9 +35,12 @@ from asm.client.calling import (
     whole,
 )
 from asm.client.connection import Connection
+from asm.client.files import File, Reading
+from asm.client.handles import Following, Handles, Script, Step, connecting, may_repeat, repeated
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
-from asm.operations import Operation
+from asm.core.values import Event
+from asm.operations import OPERATIONS, Operation
 from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
 from asm.wire.conversation import Broken, Call
 from asm.wire.names import check_owner, socket_path
@@ -43,11 +48,22 @@ from asm.wire.streams import PIECE
 
 __all__ = ["Client", "connect"]
 
+T = TypeVar("T")
+
+OPEN: Final = OPERATIONS["open"]
+
 MAX_IDLE: Final = 64
 """How many unused connections a handle keeps."""
 
 
-def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = DEFAULT_TIMEOUT) -> Client:
+def connect(
+    name: str,
+    *,
+    runtime_dir: str | os.PathLike[str] | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    wait: float = 0.0,
+    retries: int = 0,
+) -> Client:
     """Return a handle of the store with this name.
 
     It may be used by any number of threads, and in processes that are forked later. When the store is restarted, the
@@ -56,10 +72,13 @@ def connect(name: str, *, runtime_dir: str | os.PathLike[str] | None = None, tim
     :param name: the name of a composite, or of a backend.
     :param runtime_dir: the directory with the sockets; by default ``ASM_RUNTIME_DIR``, then the usual places.
     :param timeout: how many seconds a call may take; a long-poll adds its wait.
+    :param wait: for how many seconds to wait for a tree that is not up yet.
+    :param retries: how often a call that failed with a retryable error is repeated, with growing pauses, within the timeout;
+        only operations that are safe to repeat, with data that can be read again.
     :raises Error: ``storage_connection_failed`` when no store is running under this name, ``validation_error`` for what
-        is no name or no timeout.
+        is no name, no timeout, no wait or no number of retries.
     """
-    client = Client(name, socket_path(name, runtime_dir), timeout)  # type: ignore[abstract]  # the decorator gives it the methods
+    client = Client(name, socket_path(name, runtime_dir), timeout, wait, retries)  # type: ignore[abstract]  # the decorator gives it the methods
     client._reach()  # noqa: SLF001  # the module's own class
     return client
 
@@ -72,17 +91,20 @@ def _proxy(operation: Operation) -> Any:
 
 
 @proxies(_proxy)
-class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
-    """A handle of a store in another process, with the operations of both contracts. Made by :func:`connect`.
+class Client(Handles, SessionStore, ArtifactStore, SessionQueries, Maintenance):
+    """A handle of a store in another process, with the operations of all contracts. Made by :func:`connect`.
 
     A context manager that closes its connections at the end. Copies of it, and what comes out of a pickle, are handles of
     the same store with connections of their own.
     """
 
-    def __init__(self, name: str, path: str, timeout: float) -> None:
+    def __init__(self, name: str, path: str, timeout: float, wait: float = 0.0, retries: int = 0) -> None:
         self.name = name
         self.path = path
         self._timeout = check_timeout(timeout)
+        self._wait = check_wait(wait)
+        self._retries = check_retries(retries)
+        self._was_up = False
         self._idle: deque[Connection] = deque()  # its append and pop need no lock
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._closed = False
@@ -93,7 +115,7 @@ class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
 
         :raises Error: ``storage_connection_failed`` when no store is running under the name.
         """
-        self._idle.append(self._connect(time.monotonic() + self._timeout))
+        self._idle.append(self._run(connecting(self._wait, self._timeout)))
 
     def close(self) -> None:
         """Close the connections. Calls that are under way in other threads end first."""
@@ -113,14 +135,37 @@ class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
             self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.name, self.path, self._timeout, self._closed)
+        return _unpickled, (self.name, self.path, self._timeout, self._wait, self._retries, self._closed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.name} at {self.path}>"
 
     def _call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
         """Make a call and return its result."""
-        return self._once(operation, arguments, time_for(arguments, self._timeout))
+        seconds = time_for(arguments, self._timeout)
+        if self._retries and may_repeat(operation, arguments):
+            return self._run(repeated(operation, arguments, time.monotonic() + seconds, self._retries))
+        return self._once(operation, arguments, seconds)
+
+    def _run(self, script: Script[T]) -> T:
+        """Take the steps of a script; return what it returns."""
+        try:
+            step = next(script)
+            while True:
+                try:
+                    came = step(self)
+                except Exception as error:  # noqa: BLE001  # it is the script's to catch
+                    step = script.throw(error)
+                else:
+                    step = script.send(came)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _each(self, following: Following) -> Generator[Event, None, None]:
+        """Yield the events of one page after the other."""
+        while True:
+            yield from self._run(following.page())
 
     def _once(self, operation: Operation, arguments: dict[str, Any], seconds: float) -> Any:
         """Make a call of at most so many seconds."""
@@ -132,7 +177,7 @@ class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
             first = next(pieces)  # an artifact that is not there is told now, and not while reading
             if operation.result is bytes:
                 return whole(first, pieces)
-            return io.BufferedReader(_Reader(first, pieces), PIECE)
+            return io.BufferedReader(File(Reading(arguments["key"], seconds, first, pieces), self._run, self._take), PIECE)
         connection, call, deadline = self._begin(outgo)
         try:
             if outgo.pieces is not None:
@@ -146,6 +191,34 @@ class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
             raise
         self._give_back(connection)
         return result
+
+    # -- the steps of scripts
+
+    def _take(self, step: Step) -> Any:
+        return step(self)
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _apply(self, change: Callable[[Any], Any], value: Any) -> Any:
+        return change(value)
+
+    def _next(self, pieces: Generator[bytes, None, None]) -> bytes | None:
+        return next(pieces, None)
+
+    def _close(self, pieces: Generator[bytes, None, None]) -> None:
+        pieces.close()
+
+    def _open_at(self, key: str, offset: int, checksum: str, seconds: float) -> tuple[bytes, Generator[bytes, None, None]]:
+        pieces = self._download(outgoing(OPEN, {"key": key}, seconds, (offset, checksum)))
+        return next(pieces), pieces
+
+    def _dial(self, seconds: float) -> Connection:
+        connection = self._connect(time.monotonic() + seconds)
+        self._was_up = True
+        return connection
+
+    # -- one call
 
     def _download(self, outgo: Outgoing) -> Generator[bytes, None, None]:
         """Send a call whose result is bytes, and yield them."""
@@ -180,6 +253,8 @@ class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
 
         :return: with the connection and the call, until when there must be news of it.
         """
+        if self._wait and not self._was_up:
+            self._reach()
         deadline = time.monotonic() + outgo.seconds
         while True:
             try:
@@ -217,48 +292,11 @@ class Client(SessionStore, ArtifactStore, SessionQueries, Maintenance):
         self._idle.clear()
 
 
-def _unpickled(name: str, path: str, timeout: float, closed: bool) -> Client:
+def _unpickled(name: str, path: str, timeout: float, wait: float, retries: int, closed: bool) -> Client:
     """Return a handle with connections of its own, made by its first calls: a copy, perhaps in another process.
 
     That of a linked store is a plain handle. The process stays that of the one that started it.
     """
-    client = Client(name, path, timeout)  # type: ignore[abstract]  # as above
+    client = Client(name, path, timeout, wait, retries)  # type: ignore[abstract]  # as above
     client._closed = closed  # noqa: SLF001  # the module's own class
     return client
-
-
-class _Reader(io.RawIOBase):
-    """The pieces of a download as a file."""
-
-    def __init__(self, first: bytes, pieces: Generator[bytes, None, None]) -> None:
-        self._rest = memoryview(first)
-        self._pieces = pieces
-        self._failure: Error | None = None
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read the next bytes; 0 at the end."""
-        if self._failure is not None:
-            raise self._failure  # what comes after a failure is not the end
-        while not self._rest:
-            try:
-                piece = next(self._pieces, None)
-            except Error as error:
-                self._failure = error
-                raise
-            if piece is None:
-                return 0
-            self._rest = memoryview(piece)
-        into = memoryview(buffer).cast("B")
-        size = min(len(into), len(self._rest))
-        into[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-    def close(self) -> None:
-        """Let go of the connection, if the end was not reached."""
-        self._pieces.close()
-        super().close()

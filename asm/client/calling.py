@@ -29,7 +29,9 @@ __all__ = [
     "Late",
     "Outgoing",
     "Stale",
+    "check_retries",
     "check_timeout",
+    "check_wait",
     "closed",
     "connection_lost",
     "not_reachable",
@@ -81,6 +83,28 @@ def check_timeout(timeout: float) -> float:
         problem = f"timeout must be a number of seconds, greater than 0 and at most {MAX_TIMEOUT}, not {timeout!r}"
         raise Error("validation_error", problem, details={"field": "timeout"})
     return float(timeout)
+
+
+def check_wait(wait: float) -> float:
+    """Return for how many seconds to wait for a tree that is not up yet.
+
+    :raises Error: ``validation_error`` unless it is a number within bounds.
+    """
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= MAX_TIMEOUT:
+        problem = f"wait must be a number of seconds, 0 or greater and at most {MAX_TIMEOUT}, not {wait!r}"
+        raise Error("validation_error", problem, details={"field": "wait"})
+    return float(wait)
+
+
+def check_retries(retries: int) -> int:
+    """Return how often a call that failed is repeated.
+
+    :raises Error: ``validation_error`` unless it is a whole number that is not negative.
+    """
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        problem = f"retries must be a whole number, 0 or greater, not {retries!r}"
+        raise Error("validation_error", problem, details={"field": "retries"})
+    return retries
 
 
 class Late(Exception):  # noqa: N818  # becomes an Error where the name of the store is known

@@ -31,6 +31,9 @@ DEFAULT_TIMEOUT: Final = 10.0
 LOOK_TIMEOUT: Final = 1.0
 """How many seconds all that have a socket in the runtime directory may take together to say what they are."""
 
+MOMENT: Final = 0.001
+"""How many seconds are enough to read what has come already."""
+
 NO_META: Final = packed({})
 
 
@@ -200,7 +203,7 @@ class _Connection:
 def _contracts(connection: _Connection, deadline: float) -> list[str] | None:
     """Return the contracts in the answer to ``hello``; ``None`` when there is no answer yet."""
     try:
-        contracts: list[str] = connection.receive(deadline).get("contracts", [])
+        contracts: list[str] = connection.receive(max(deadline, time.monotonic() + MOMENT)).get("contracts", [])
     except Error as error:
         return None if error.code == "timeout" else []
     return contracts

@@ -111,8 +111,10 @@ class SqlSessionStore(Queries):
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check the options, and that a SQLite file can be written to or could be made."""
-        given = options_of(cls).check(options)
-        check_listening(given["url"], given["listen_url"])
+        super().preflight(**options)
+        given = options_of(SqlSessionStore).pick(options)
+        if "url" in given:
+            check_listening(given["url"], given["listen_url"])
 
     @classmethod
     def migrate_schema(cls, *, url: str, sql: bool = False, **_options: Any) -> str | None:

@@ -26,11 +26,14 @@ class Wire:
         self._connection = connection
         self._splitter = Splitter()
         self._bodies = []
+        self._unread = []
         self._hello = {"name": "S", "protocol": PROTOCOL, "version": "1", "contracts": []} | (hello or {})
         self._packer = Packer()
 
     def read(self):
         """Return the next message."""
+        if self._unread:
+            return self._unread.pop()
         while not self._bodies:
             try:
                 data = self._connection.recv(65536)
@@ -40,6 +43,10 @@ class Wire:
                 raise Gone
             self._bodies += self._splitter.feed(data)
         return decode(self._bodies.pop(0))
+
+    def unread(self, message):
+        """Have a message come once more."""
+        self._unread.append(message)
 
     def request(self):
         """Return the next request."""
