@@ -38,7 +38,7 @@ from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
 from asm.registry import CLASSES, load, missing
 
 if TYPE_CHECKING:
-    from asm import aio
+    from asm import aio, retention
     from asm.adapters.files import FileArtifactStore
     from asm.adapters.memory import InMemorySessionStore
     from asm.adapters.s3 import S3ArtifactStore
@@ -80,6 +80,7 @@ __all__ = [
     "aio",
     "connect",
     "implements",
+    "retention",
 ]
 
 _LINKED: Final = ("CompositeSessionStore", "Handle")
@@ -87,8 +88,8 @@ _LINKED: Final = ("CompositeSessionStore", "Handle")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "aio":
-        return importlib.import_module("asm.aio")
+    if name in ("aio", "retention"):
+        return importlib.import_module(f"asm.{name}")
     if name in CLASSES:
         return load(CLASSES[name])
     if name in _LINKED:

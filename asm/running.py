@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from asm._version import __version__
-from asm.config import ConfigError, Settings, read
+from asm.config import ConfigError, read
 from asm.core.errors import Error
 from asm.processes.control import Control
 from asm.processes.logs import LogStyle, log_to_stderr
+from asm.settings import Settings
 from asm.status import ChildStatus, RestartStatus, TreeStatus
 from asm.tree import build, policy, specs
 from asm.wire.names import socket_path

@@ -8,17 +8,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from asm.config import BackendSettings, CompositeSettings, ModuleSettings, Settings
 from asm.processes import composite, worker
 from asm.processes.access import Access
 from asm.processes.composite import Module, Named
 from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
 from asm.registry import resolve
+from asm.settings import BackendSettings, CompositeSettings, ModuleSettings, Settings
 from asm.wire.names import prepare_runtime_dir, socket_path
 from asm_supervisor import Backoff, ChildSpec, Exit, Snapshot, Supervisor
 
@@ -77,35 +77,34 @@ def specs(settings: Settings, log: LogStyle) -> list[ChildSpec]:
     ]
 
 
-def worker_spec(
-    name: str,
-    store: str | type,
-    options: Mapping[str, Any],
-    path: str,
-    *,
-    waits: bool = False,
-    log: LogStyle | None = None,
-    limits: Limits | None = None,
-    access: Access | None = None,
-    **more: Any,
-) -> ChildSpec:
+def worker_spec(name: str, store: str | type, options: Mapping[str, Any], path: str, **terms: Any) -> ChildSpec:
     """Return the specification of a worker: one store, served on the socket at ``path``.
 
-    :param waits: whether it serves its name while the store's service is away, and waits for it.
+    :param terms: ``waits``, whether it serves its name while the store's service is away, and waits for it; ``log``, ``limits``
+        and ``access``; and what else a :class:`~asm_supervisor.ChildSpec` can be told.
     """
     kind = store if isinstance(store, str) else store.__qualname__
-    own = {"store": store, "options": dict(options), "waits": waits}
-    kwargs = {"name": name, **own, "log": log, "limits": limits, "access": access}
-    return ChildSpec(
-        name=name, target=worker.main, kwargs=kwargs, listen=Path(path), rebinds=True, description=f"worker: {kind}", **more
-    )
+    return _spec(name, worker.main, {"store": store, "options": dict(options)}, path, f"worker: {kind}", **terms)
 
 
 def composite_spec(
+    name: str, session_store: Named | Module, artifact_store: Named | Module, path: str, **terms: Any
+) -> ChildSpec:
+    """Return the specification of a composite: two stores behind one name, served on the socket at ``path``.
+
+    :param terms: as those of :func:`worker_spec`.
+    """
+    stores = {"session_store": session_store, "artifact_store": artifact_store}
+    description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
+    return _spec(name, composite.main, stores, path, description, **terms)
+
+
+def _spec(
     name: str,
-    session_store: Named | Module,
-    artifact_store: Named | Module,
+    target: Callable[..., None],
+    own: Mapping[str, Any],
     path: str,
+    description: str,
     *,
     waits: bool = False,
     log: LogStyle | None = None,
@@ -113,13 +112,8 @@ def composite_spec(
     access: Access | None = None,
     **more: Any,
 ) -> ChildSpec:
-    """Return the specification of a composite: two stores behind one name, served on the socket at ``path``."""
-    stores = {"session_store": session_store, "artifact_store": artifact_store}
-    kwargs = {"name": name, **stores, "waits": waits, "log": log, "limits": limits, "access": access}
-    description = f"composite: {_described(session_store)} + {_described(artifact_store)}"
-    return ChildSpec(
-        name=name, target=composite.main, kwargs=kwargs, listen=Path(path), rebinds=True, description=description, **more
-    )
+    kwargs = {"name": name, **own, "waits": waits, "log": log, "limits": limits, "access": access}
+    return ChildSpec(name=name, target=target, kwargs=kwargs, listen=Path(path), rebinds=True, description=description, **more)
 
 
 def preload(stores: Sequence[str | type]) -> tuple[str, ...]:

@@ -149,5 +149,5 @@ class FileReader(ArtifactReader):
 
     def _fail(self, problem: str) -> NoReturn:
         details = {"reason": "damaged", "path": str(self._path)}
-        message = f"the artifact file {self._path} is damaged: {problem}; restore it, or put or delete its key"
+        message = f"the artifact file {self._path} is damaged: {problem}; restore it, put or delete its key, or delete the file"
         raise Error("storage_read_failed", message, details=details)

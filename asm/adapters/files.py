@@ -5,6 +5,7 @@
     root/asm-store.json           tells that it is a store, and which one (:mod:`asm.adapters.roots`)
     root/tmp/…                    what is being put; a file that nobody has locked is the leftover of a dead process
     root/objects/ab/abcd…ef       one file an artifact (:mod:`asm.adapters.artifact_file`), SHA-256 of its key
+    root/asm-index.sqlite         the keys in order, derived from the files (:mod:`asm.adapters.file_index`)
 
 A ``put`` writes a temporary file, syncs it, renames it to its place and syncs the directory: so it lasts once it
 returned, replaces as a whole, and leaves the old artifact when it fails. No key can reach a file outside the root, because no
@@ -20,15 +21,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import heapq
 import io
 import itertools
-import logging
 import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, cast
@@ -36,7 +35,8 @@ from typing import Annotated, Any, BinaryIO, Final, cast
 from asm.adapters.artifact_file import FileReader, failure, header_size, pack_header
 from asm.adapters.base import Adapter
 from asm.adapters.directories import check_path, sync_directory
-from asm.adapters.roots import DIRECTORY, NAME, OBJECTS, TMP, Root, examine
+from asm.adapters.file_index import KeyIndex, entries, file_name
+from asm.adapters.roots import OBJECTS, TMP, Root, examine
 from asm.chunks import CHUNK, chunks
 from asm.core.arguments import ArtifactInfos, Flag
 from asm.core.errors import Error
@@ -46,8 +46,6 @@ from asm.operations import implements
 from asm.ports import ArtifactStore, Data
 
 __all__ = ["FileArtifactStore"]
-
-_log: Final = logging.getLogger(__name__)
 
 TEMPORARY: Final = re.compile(r"[0-9a-f]{16}-[0-9]+")
 """The names of our files in ``tmp``. Others are somebody else's."""
@@ -74,15 +72,19 @@ class FileArtifactStore(Adapter):
         self._root = Root(Path(root), create=create)
         self._names = map(f"{secrets.token_hex(8)}-{{}}".format, itertools.count())
         self._synced: set[str] = set()
+        self._unsynced: set[str] = set()  # directories from which something was deleted that a power loss may bring back
+        self._index = KeyIndex(self._root.path)
         with self._root.held("storage_read_failed", "open the artifact store") as opened:
             _remove_leftovers(opened)
 
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check that the root is a store, or that one could be made there. One that is away is no mistake."""
-        given = options_of(cls).check(options)
+        super().preflight(**options)
+        given = options_of(FileArtifactStore).pick(options)
         try:
-            examine(given["root"], create=given["create"])
+            if "root" in given:
+                examine(given["root"], create=given["create"])
         except Error as error:
             if error.details.get("away") is not True:
                 raise
@@ -98,7 +100,7 @@ class FileArtifactStore(Adapter):
 
     def put(self, key: str, data: Data) -> None:
         self.require_open()
-        name, doing = _name(key), f"put {key!r}"
+        name, doing = file_name(key), f"put {key!r}"
         path = self._root.path / name
         with self._root.held("storage_write_failed", doing) as root:
             with _writing(doing, path):
@@ -124,7 +126,7 @@ class FileArtifactStore(Adapter):
 
     def delete(self, key: str) -> None:
         self.require_open()
-        name, doing = _name(key), f"delete {key!r}"
+        name, doing = file_name(key), f"delete {key!r}"
         path = self._root.path / name
         with self._root.held("storage_write_failed", doing) as root:
             with _writing(doing, path), suppress(FileNotFoundError):
@@ -142,17 +144,43 @@ class FileArtifactStore(Adapter):
             return reader.info
 
     def delete_prefix(self, prefix: str) -> int:
-        raise Error("capability_not_supported", "not yet")
+        self.require_open()
+        doing, deleted = f"delete what begins with {prefix!r}", 0
+        with self._root.held("storage_write_failed", doing) as root:
+            try:
+                for key in self._index.keys(root, prefix=prefix, after=None, size=None):
+                    name = file_name(key)
+                    self._unsynced.add(_above(name))
+                    with _writing(doing, self._root.path / name), suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=root)
+                        deleted += 1
+            finally:
+                for directory in tuple(self._unsynced):
+                    with _writing(doing, self._root.path / directory, outcome="unknown"), suppress(FileNotFoundError):
+                        sync_directory(directory, dir_fd=root)
+                    self._unsynced.discard(directory)
+        return deleted
 
     def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
         self.require_open()
-        with self._root.held("storage_read_failed", "list the artifacts") as root:
-            found = (info for info in self._all(root) if info.key.startswith(prefix) and (after is None or info.key > after))
-            return sorted(found, key=_key) if limit is None else heapq.nsmallest(limit, found, key=_key)
+        with (
+            self._root.held("storage_read_failed", "list the artifacts") as root,
+            closing(self._index.keys(root, prefix=prefix, after=after, size=limit)) as keys,
+        ):
+            infos = filter(None, (self._look(root, key) for key in keys))  # some may be gone by now
+            return [*itertools.islice(infos, limit)]
+
+    def _look(self, root: int, key: str) -> ArtifactInfo | None:
+        """Return what the file of a key tells, if there is one."""
+        try:
+            with FileReader(self._root.path / file_name(key), key, below=(root, file_name(key))) as reader:
+                return reader.info
+        except FileNotFoundError:
+            return None
 
     def _reader(self, key: str) -> FileReader:
         self.require_open()
-        name = _name(key)
+        name = file_name(key)
         try:
             with self._root.held("storage_read_failed", f"get {key!r}") as root:
                 return FileReader(self._root.path / name, key, below=(root, name))
@@ -233,23 +261,6 @@ class FileArtifactStore(Adapter):
                 sync_directory(above, dir_fd=root)
             self._synced.add(directory)
 
-    def _all(self, root: int) -> Iterator[ArtifactInfo]:
-        """Yield what is known of each artifact. What is not ours is passed over, and what is damaged is logged, too."""
-        try:
-            for directory in filter(DIRECTORY.fullmatch, _entries(root, OBJECTS)):
-                for entry in filter(NAME.fullmatch, set(_entries(root, f"{OBJECTS}/{directory}"))):
-                    name = f"{OBJECTS}/{directory}/{entry}"
-                    if (info := _info(self._root.path / name, root, name)) and _name(info.key) == name:
-                        yield info
-        except OSError as error:
-            raise failure("storage_read_failed", "list the artifacts", self._root.path / OBJECTS, error) from error
-
-
-def _name(key: str) -> str:
-    """Return the path of an artifact's file from the root on."""
-    name = hashlib.sha256(key.encode()).hexdigest()
-    return f"{OBJECTS}/{name[:2]}/{name}"
-
 
 def _above(name: str) -> str:
     """Return the directory of a file, or of a directory; nothing for one that is right below the root."""
@@ -269,7 +280,7 @@ def _make_directory(root: int, directory: str) -> None:
 def _remove_leftovers(root: int) -> None:
     """Remove what dead processes were writing. A lock tells the living."""
     with suppress(OSError):
-        for name in filter(TEMPORARY.fullmatch, _entries(root, TMP)):
+        for name in filter(TEMPORARY.fullmatch, entries(root, TMP)):
             with suppress(OSError):  # another store was faster, its writer lives, or it is nothing of ours
                 flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
                 descriptor = os.open(f"{TMP}/{name}", flags, dir_fd=root)
@@ -279,30 +290,6 @@ def _remove_leftovers(root: int) -> None:
                     os.unlink(f"{TMP}/{name}", dir_fd=root)
                 finally:
                     os.close(descriptor)
-
-
-def _entries(root: int, directory: str) -> list[str]:
-    """Return the names in a directory; none if there is no such directory."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    try:
-        return os.listdir(descriptor)  # noqa: PTH208  # a path would not be below the root that is held
-    finally:
-        os.close(descriptor)
-
-
-def _info(path: Path, root: int, name: str) -> ArtifactInfo | None:
-    """Return what a file's header tells, if it is still there and tells it."""
-    try:
-        with FileReader(path, below=(root, name)) as reader:
-            return reader.info
-    except FileNotFoundError:
-        return None
-    except Error as error:
-        _log.warning("not listed: %s", error.message)
-        return None
 
 
 def _begin_to_sync(descriptor: int, start: int, end: int) -> None:
@@ -324,7 +311,3 @@ def _writing(doing: str, path: Path, **details: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure("storage_write_failed", doing, path, error, **details) from error
-
-
-def _key(info: ArtifactInfo) -> str:
-    return info.key

@@ -4,7 +4,7 @@
 
     beside/.<name>.asm-store.json      a note that there is a store in the directory <name>, and its id
     beside/<name>/asm-store.json       the marker of the root, with the id of the store
-    beside/<name>/objects, tmp         what :mod:`asm.adapters.files` keeps
+    beside/<name>/objects, tmp, …      what :mod:`asm.adapters.files` keeps
 
 A directory that is not there any more, because a volume is not mounted, looks like one that never was, and an empty mount
 point looks like a new one. So a root bears a marker, every call makes sure of it, and works below a descriptor of the very
@@ -33,9 +33,10 @@ from asm.adapters.directories import check_place, make_directories, sync_directo
 from asm.core import checks
 from asm.core.errors import Error
 
-__all__ = ["DIRECTORY", "NAME", "OBJECTS", "TMP", "Root", "examine"]
+__all__ = ["DIRECTORY", "INDEX", "MARKER", "NAME", "OBJECTS", "TMP", "Root", "examine"]
 
 MARKER: Final = "asm-store.json"
+INDEX: Final = "asm-index.sqlite"
 OBJECTS: Final = "objects"
 TMP: Final = "tmp"
 
@@ -224,7 +225,7 @@ def _is_unmarked(path: Path, names: set[str]) -> bool:
         inside = list((path / OBJECTS).iterdir())
         ours = [directory for directory in inside if DIRECTORY.fullmatch(directory.name)]
         found = (file for directory in ours for file in directory.iterdir() if NAME.fullmatch(file.name))
-        return any(map(_is_artifact, found)) or (names <= {OBJECTS, TMP} and ours == inside)
+        return any(map(_is_artifact, found)) or (names <= {OBJECTS, TMP, INDEX} and ours == inside)
     except OSError:
         return False
 

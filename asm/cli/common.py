@@ -9,7 +9,8 @@ import typer
 
 from asm._version import __version__
 from asm.cli import EXIT_UNAVAILABLE
-from asm.config import ConfigError, Settings, read
+from asm.config import ConfigError, read
+from asm.settings import Settings
 
 __all__ = ["EXIT_CONFIG", "EXIT_SOFTWARE", "EXIT_UNAVAILABLE", "EXIT_USAGE", "Config", "Version", "read_config"]
 

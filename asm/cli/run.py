@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from asm.cli.common import EXIT_SOFTWARE, EXIT_UNAVAILABLE, Config, Version, read_config
-from asm.config import Settings
 from asm.core.errors import Error
 from asm.processes.descriptors import room_for_children
 from asm.processes.logs import LogStyle, log_to_stderr
 from asm.running import Exit, RunningTree, Snapshot
+from asm.settings import Settings
 
 __all__ = ["app"]
 

@@ -146,28 +146,25 @@ def limit(value: Any, where: str) -> int:
 
 def whole(least: int, greatest: int) -> Check:
     """Return a check for a whole number in a range."""
-
-    def check_whole(value: Any, where: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            refuse(where, f"must be a whole number from {least} to {greatest}, not {kind(value)}")
-        if not least <= value <= greatest:
-            refuse(where, f"must be a whole number from {least} to {greatest}, not {value}")
-        return int(value)
-
-    return check_whole
+    return _between("a whole number", int, least, greatest)
 
 
 def seconds(least: float, greatest: float) -> Check:
     """Return a check for a number of seconds in a range."""
+    return _between("a number of seconds", (int, float), least, greatest)
 
-    def check_seconds(value: Any, where: str) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            refuse(where, f"must be a number of seconds from {least} to {greatest}, not {kind(value)}")
+
+def _between(what: str, kinds: Any, least: float, greatest: float) -> Check:
+    expected = f"must be {what} from {least} to {greatest}"
+
+    def check_between(value: Any, where: str) -> Any:
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            refuse(where, f"{expected}, not {kind(value)}")
         if not least <= value <= greatest:
-            refuse(where, f"must be a number of seconds from {least} to {greatest}, not {value}")
-        return float(value)
+            refuse(where, f"{expected}, not {value}")
+        return value
 
-    return check_seconds
+    return check_between
 
 
 def amount(value: Any, where: str) -> float:

@@ -8,19 +8,18 @@ may be older or newer than the code that reads it, and one value that could not 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final, NamedTuple, ParamSpec, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self, TypeVar, get_type_hints
 
 from asm.core import checks
 from asm.core.errors import Error
 
 __all__ = [
     "Count",
+    "Given",
     "Id",
     "Map",
     "OptionalMap",
@@ -29,13 +28,10 @@ __all__ = [
     "Time",
     "Value",
     "fields_of",
-    "keywords",
     "optional",
     "put",
 ]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 V = TypeVar("V", bound="Value")
 
 
@@ -44,13 +40,19 @@ def optional(check: checks.Check, *tolerant: checks.Check) -> tuple[checks.Check
     return tuple(map(checks.optional, (check, *tolerant)))
 
 
+class Given(NamedTuple):
+    """Stands behind the type of a field where a caller may give something else than what the field can hold."""
+
+    annotation: Any
+
+
 # Behind the type of a field stands what checks it when it is made, then what checks it when it is received, if that is another
 # check, and then what takes it when it is read, if that is another one.
 Id = Annotated[str, checks.identifier, checks.held_text]
 OptionalName = Annotated[str | None, *optional(checks.name, checks.held_text)]
 Time = Annotated[datetime, checks.utc_time]
 OptionalTime = Annotated[datetime | None, *optional(checks.utc_time)]
-Map = Annotated[Mapping[str, Any], checks.json_map_or_empty, checks.held_map_or_empty]
+Map = Annotated[Mapping[str, Any], Given(Mapping[str, Any] | None), checks.json_map_or_empty, checks.held_map_or_empty]
 OptionalMap = Annotated[Mapping[str, Any] | None, *optional(checks.json_map, checks.held_map)]
 Count = Annotated[int, checks.count, checks.held_int]
 
@@ -90,6 +92,8 @@ class Value:
     """Returns what they hold."""
     _times: ClassVar[frozenset[str]]
     """The names of those that hold a time."""
+    _given: ClassVar[Mapping[str, Any]]
+    """The types of what a caller may give for them."""
 
     def __post_init__(self) -> None:
         """Check every field and put it into its normal form.
@@ -197,11 +201,12 @@ def fields_of(cls: type[V]) -> type[V]:
     """Read how the fields of a value are made from its annotations."""
     hints = get_type_hints(cls, include_extras=True)
     fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]  # every caller is a dataclass
+    behind = {item.name: hints[item.name].__metadata__ for item in fields}
+    checked = {name: tuple(each for each in found if not isinstance(each, Given)) for name, found in behind.items()}
 
     def made(chosen: Callable[[tuple[checks.Check, ...]], checks.Check]) -> tuple[_Field, ...]:
         return tuple(
-            _Field(item.name, f"{cls.__name__}.{item.name}", chosen(hints[item.name].__metadata__), *_default(item))
-            for item in fields
+            _Field(item.name, f"{cls.__name__}.{item.name}", chosen(checked[item.name]), *_default(item)) for item in fields
         )
 
     cls._fields = made(operator.itemgetter(0))
@@ -210,6 +215,10 @@ def fields_of(cls: type[V]) -> type[V]:
     cls._names = tuple(item.name for item in fields)
     cls._get = staticmethod(operator.attrgetter(*cls._names))
     cls._times = frozenset(name for name in hints if hints[name] in (Time, OptionalTime))
+    cls._given = {
+        name: next((each.annotation for each in found if isinstance(each, Given)), hints[name].__origin__)
+        for name, found in behind.items()
+    }
     return cls
 
 
@@ -218,25 +227,6 @@ def _default(item: dataclasses.Field[Any]) -> tuple[bool, Any, Callable[[], Any]
     if item.default_factory is not dataclasses.MISSING:
         return False, None, item.default_factory
     return item.default is dataclasses.MISSING, item.default, None
-
-
-def keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn a missing or unknown keyword into a ``validation_error``, at no cost to the calls that are right."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except TypeError as error:
-            try:
-                signature.bind(*args, **kwargs)
-            except TypeError as misuse:
-                name = getattr(args[0], "__name__", function.__qualname__) if args else function.__qualname__
-                raise Error("validation_error", f"{name}: {misuse}") from error
-            raise
-
-    return checked
 
 
 def _plain(value: Any) -> Any:

@@ -61,8 +61,12 @@ class Options:
         """
         for error in self._misnamed(given):
             raise error
-        defaults = {name: option.default for name, option in self.known.items()}
-        return defaults | {name: self._checked(name, value) for name, value in given.items()}
+        return {**given, **self.pick(given)}
+
+    def pick(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what :meth:`check` does, of those that are known here: a subclass may take others, and not all of these."""
+        defaults = {name: option.default for name, option in self.known.items() if option.default is not REQUIRED}
+        return defaults | {name: self._checked(name, value) for name, value in given.items() if name in self.known}
 
     def problems(self, given: Mapping[str, Any]) -> Iterator[Error]:
         """Yield all that is wrong with options, as :meth:`check` raises the first."""

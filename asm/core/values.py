@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
 from asm.core import checks, sums
 from asm.core.fields import (
     Count,
+    Given,
     Id,
     Map,
     OptionalMap,
@@ -27,12 +25,13 @@ from asm.core.fields import (
     Time,
     Value,
     fields_of,
-    keywords,
     optional,
     put,
 )
+from asm.core.forms import EventForm, RunForm, SessionForm
 from asm.core.frozen import FrozenList, FrozenMap
 from asm.core.kinds import AnyEventType, AnyRunStatus, AnySessionStatus, EventType, LaterStatus, RunStatus, SessionStatus
+from asm.core.making import changing, fresh_id, made, now
 
 __all__ = ["ArtifactInfo", "Event", "EventType", "Run", "RunStatus", "Session", "SessionStatus", "Value"]
 
@@ -48,56 +47,26 @@ _types: Final = (
 )
 
 
+@changing({"updated_at": now})
+@made({"id": fresh_id("ses"), "created_at": now}, like={"updated_at": "created_at"})
 @fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session(Value):
-    """One conversation of an agent: what runs and events belong to."""
+class Session(SessionForm, Value):
+    """One conversation of an agent: what runs and events belong to.
+
+    :param agent_id: which agent it belongs to; required and not empty.
+    """
 
     id: Id
     agent_id: Id
-    status: Annotated[SessionStatus | LaterStatus, *_statuses(SessionStatus)] = SessionStatus.PENDING
+    status: Annotated[SessionStatus | LaterStatus, Given(AnySessionStatus), *_statuses(SessionStatus)] = SessionStatus.PENDING
     parent_session_id: OptionalName = None
     metadata: Map = field(default_factory=FrozenMap)
     context: Map = field(default_factory=FrozenMap)
-    tags: Annotated[list[str], checks.tags, checks.held_tags] = field(default_factory=FrozenList)
+    tags: Annotated[list[str], Given(list[str] | None), checks.tags, checks.held_tags] = field(default_factory=FrozenList)
     created_at: Time
     updated_at: Time
     deleted_at: OptionalTime = None
-
-    @classmethod
-    @keywords
-    def new(
-        cls,
-        *,
-        agent_id: str,
-        id: str | None = None,  # noqa: A002  # the field's own name
-        status: AnySessionStatus = SessionStatus.PENDING,
-        parent_session_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        context: Mapping[str, Any] | None = None,
-        tags: list[str] | None = None,
-        created_at: datetime | None = None,
-        updated_at: datetime | None = None,
-        deleted_at: datetime | None = None,
-    ) -> Self:
-        """Make a session, with a fresh id and the present time where none is given.
-
-        :param agent_id: which agent it belongs to; required and not empty.
-        :raises Error: ``validation_error`` or ``invalid_status``.
-        """
-        created_at = _now() if created_at is None else created_at
-        return cls(
-            id=_new_id("ses") if id is None else id,
-            agent_id=agent_id,
-            status=status,  # type: ignore[arg-type]
-            parent_session_id=parent_session_id,
-            metadata=metadata,  # type: ignore[arg-type]
-            context=context,  # type: ignore[arg-type]
-            tags=tags,  # type: ignore[arg-type]
-            created_at=created_at,
-            updated_at=created_at if updated_at is None else updated_at,
-            deleted_at=deleted_at,
-        )
 
     def update_status(self, status: AnySessionStatus) -> Session:
         """Return the session with another status, updated now.
@@ -106,26 +75,24 @@ class Session(Value):
         """
         return self.changed(status=status)
 
-    def changed(self, **fields: Any) -> Session:
-        """Return the session with other fields, updated now unless ``updated_at`` is one of them.
-
-        :raises Error: ``validation_error`` or ``invalid_status``.
-        """
-        return self._changed(**{"updated_at": _now()} | fields)
-
     def __hash__(self) -> int:
         """Hash by id; equal sessions have equal ids."""
         return hash(self.id)
 
 
+@changing({})
+@made({"id": fresh_id("run"), "started_at": now})
 @fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Value):
-    """One execution within a session: from an input to an output or an error."""
+class Run(RunForm, Value):
+    """One execution within a session: from an input to an output or an error.
+
+    :param session_id: which session it belongs to; required and not empty.
+    """
 
     id: Id
     session_id: Id
-    status: Annotated[RunStatus | LaterStatus, *_statuses(RunStatus)] = RunStatus.PENDING
+    status: Annotated[RunStatus | LaterStatus, Given(AnyRunStatus), *_statuses(RunStatus)] = RunStatus.PENDING
     input: OptionalMap = None
     output: OptionalMap = None
     error: OptionalMap = None
@@ -138,76 +105,27 @@ class Run(Value):
     provider: OptionalName = None
     provider_metadata: Map = field(default_factory=FrozenMap)
 
-    @classmethod
-    @keywords
-    def new(
-        cls,
-        *,
-        session_id: str,
-        id: str | None = None,  # noqa: A002
-        status: AnyRunStatus = RunStatus.PENDING,
-        input: Mapping[str, Any] | None = None,  # noqa: A002
-        output: Mapping[str, Any] | None = None,
-        error: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        turn_count: int = 0,
-        token_usage: Mapping[str, Any] | None = None,
-        cost_usd: float | None = None,
-        started_at: datetime | None = None,
-        ended_at: datetime | None = None,
-        provider: str | None = None,
-        provider_metadata: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """Make a run, with a fresh id and the present time where none is given.
-
-        :param session_id: which session it belongs to; required and not empty.
-        :raises Error: ``validation_error`` or ``invalid_status``.
-        """
-        return cls(
-            id=_new_id("run") if id is None else id,
-            session_id=session_id,
-            status=status,  # type: ignore[arg-type]
-            input=input,
-            output=output,
-            error=error,
-            metadata=metadata,  # type: ignore[arg-type]
-            turn_count=turn_count,
-            token_usage=token_usage,  # type: ignore[arg-type]
-            cost_usd=cost_usd,
-            started_at=_now() if started_at is None else started_at,
-            ended_at=ended_at,
-            provider=provider,
-            provider_metadata=provider_metadata,  # type: ignore[arg-type]
-        )
-
     def update_status(self, status: AnyRunStatus) -> Run:
         """Return the run with another status; a terminal one sets ``ended_at``, too.
 
         :raises Error: ``invalid_status``.
         """
         known: RunStatus = checks.member(RunStatus, "invalid_status")(status, "Run.status")
-        return self.changed(status=known, ended_at=_now() if known.terminal else self.ended_at)
-
-    def changed(self, **fields: Any) -> Run:
-        """Return the run with other fields.
-
-        :raises Error: ``validation_error`` or ``invalid_status``.
-        """
-        return self._changed(**fields)
+        return self.changed(status=known, ended_at=now() if known.terminal else self.ended_at)
 
     def set_output(self, output: Mapping[str, Any]) -> Run:
         """Return the run completed with this output, ended now.
 
         :raises Error: ``validation_error``.
         """
-        return self.changed(status=RunStatus.COMPLETED, output=checks.json_map(output, "Run.output"), ended_at=_now())
+        return self.changed(status=RunStatus.COMPLETED, output=checks.json_map(output, "Run.output"), ended_at=now())
 
     def set_error(self, error: Mapping[str, Any]) -> Run:
         """Return the run failed with this error, ended now.
 
         :raises Error: ``validation_error``.
         """
-        return self.changed(status=RunStatus.FAILED, error=checks.json_map(error, "Run.error"), ended_at=_now())
+        return self.changed(status=RunStatus.FAILED, error=checks.json_map(error, "Run.error"), ended_at=now())
 
     def increment_turn(self) -> Run:
         """Return the run with one more turn counted."""
@@ -228,13 +146,19 @@ class Run(Value):
         return hash(self.id)
 
 
+@made({"id": fresh_id("evt"), "timestamp": now})
 @fields_of
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event(Value):
-    """Something that happened in a session. Once stored it never changes; its ``sequence_number`` orders it."""
+class Event(EventForm, Value):
+    """Something that happened in a session. Once stored it never changes; its ``sequence_number`` orders it.
+
+    :param type: what it says: an :class:`EventType`, or one of your own, which has a dot, such as ``myapp.thought``.
+    :param session_id: which session it belongs to; required and not empty.
+    :param sequence_number: given by the store when it appends the event; leave it out.
+    """
 
     id: Id
-    type: Annotated[EventType | str, *_types]
+    type: Annotated[EventType | str, Given(AnyEventType), *_types]
     timestamp: Time
     session_id: Id
     run_id: OptionalName = None
@@ -244,44 +168,6 @@ class Event(Value):
     schema_version: Annotated[int, checks.limit, checks.held_int] = 1
     provider: OptionalName = None
     correlation_id: OptionalName = None
-
-    @classmethod
-    @keywords
-    def new(
-        cls,
-        *,
-        type: AnyEventType,  # noqa: A002
-        session_id: str,
-        id: str | None = None,  # noqa: A002
-        timestamp: datetime | None = None,
-        run_id: str | None = None,
-        data: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        sequence_number: int | None = None,
-        schema_version: int = 1,
-        provider: str | None = None,
-        correlation_id: str | None = None,
-    ) -> Self:
-        """Make an event, with a fresh id and the present time where none is given.
-
-        :param type: what it says: an :class:`EventType`, or one of your own, which has a dot, such as ``myapp.thought``.
-        :param session_id: which session it belongs to; required and not empty.
-        :param sequence_number: given by the store when it appends the event; leave it out.
-        :raises Error: ``validation_error`` or ``invalid_event_type``.
-        """
-        return cls(
-            id=_new_id("evt") if id is None else id,
-            type=type,
-            timestamp=_now() if timestamp is None else timestamp,
-            session_id=session_id,
-            run_id=run_id,
-            data=data,  # type: ignore[arg-type]
-            metadata=metadata,  # type: ignore[arg-type]
-            sequence_number=sequence_number,
-            schema_version=schema_version,
-            provider=provider,
-            correlation_id=correlation_id,
-        )
 
     def sequenced(self, number: int) -> Event:
         """Return the event with the sequence number that a store gave it."""
@@ -316,22 +202,3 @@ class ArtifactInfo(Value):
 _all_but_number: Final = operator.attrgetter(
     *(item.name for item in dataclasses.fields(Event) if item.name != "sequence_number")
 )
-
-
-def _new_id(prefix: str) -> str:
-    """Return a fresh id: a UUID of version 7 (RFC 9562).
-
-    It begins with the time, so what is made together stands together in the index of a database. With random ids each event
-    of a batch would change a page of its own there.
-    """
-    number = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
-    return f"{prefix}_{number & ~_FIXED | _VERSION_7:032x}"
-
-
-_FIXED: Final = 0xF << 76 | 0b11 << 62
-_VERSION_7: Final = 7 << 76 | 0b10 << 62
-"""The bits of a UUID that say how it was made."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

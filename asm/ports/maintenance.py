@@ -28,7 +28,10 @@ class Maintenance(Protocol):
         ...
 
     def expired(self, policy: RetentionPolicy, *, limit: Limit) -> list[Session]:
-        """Return sessions for which a policy has something due, the oldest first.
+        """Return sessions for which a policy has something due, oldest ``updated_at`` first, those of the same moment by id.
+
+        That is what :meth:`RetentionPolicy.due` says of the session, or that it has more events than ``max_events_per_session``
+        and is not exempt.
 
         :param limit: how many to return at the most.
         """

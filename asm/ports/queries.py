@@ -156,12 +156,13 @@ class SessionQueries(Protocol):
         until: OptionalTime = None,
         group_by: Groups = ("provider",),
     ) -> list[Usage]:
-        """Return what runs used, by group, in the order of the groups.
+        """Return what runs used, by group, in the order of the groups; ``None`` comes before all.
 
         :param since: runs that started then or later.
         :param until: runs that started earlier.
-        :param group_by: any of ``provider``, ``model`` (``provider_metadata["model"]``, else ``metadata["model"]``), ``agent``
-            (of the session), ``status``, ``day`` (of the start, in UTC, such as ``2026-01-31``); with none there is one group.
+        :param group_by: any of ``provider``, ``model`` (``provider_metadata["model"]``, else ``metadata["model"]``, where
+            that is a string), ``agent`` (of the session), ``status``, ``day`` (of the start, in UTC, such as ``2026-01-31``);
+            with none there is one group, also of no runs.
         """
         ...
 

@@ -27,6 +27,7 @@ pytest.register_assert_rewrite(
             "flushing",
             "keys",
             "listing",
+            "prefixes",
             "reading",
             "runs",
             "samples",

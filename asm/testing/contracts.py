@@ -7,6 +7,7 @@ from asm.testing.artifacts import Artifacts
 from asm.testing.flushing import Flushing
 from asm.testing.keys import Keys
 from asm.testing.listing import Listing
+from asm.testing.prefixes import Prefixes
 from asm.testing.reading import Reading
 from asm.testing.runs import Runs
 from asm.testing.sessions import Sessions
@@ -22,7 +23,7 @@ class SessionStoreContract(Sessions, Runs, Appending, Flushing, Reading, Waiting
     contract: ClassVar[str] = "session"
 
 
-class ArtifactStoreContract(Artifacts, Keys, Streams, Listing):
+class ArtifactStoreContract(Artifacts, Keys, Streams, Listing, Prefixes):
     """What an artifact store must do. Give the class a fixture ``store`` that makes an empty one."""
 
     contract: ClassVar[str] = "artifact"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from asm.ports import ArtifactStore
+from asm.testing.keys import KEYS as ODD_KEYS
 from asm.testing.samples import HUGE, INVALID_LIMITS, all_refused, refused
 
 __all__ = ["Listing"]
@@ -86,6 +87,18 @@ class Listing:
             while page := keys(store, after=found[-1] if found else None, limit=limit):
                 found += page
             assert found == KEYS
+
+    def test_odd_keys_are_listed_from_any_place(self, store: ArtifactStore) -> None:
+        """In the order of their UTF-8, whatever they are, and however long: after each, below each, a few at a time."""
+        odd = sorted([*ODD_KEYS, *(f"{'я' * 400}{number:03}" for number in range(9))])
+        for key in reversed(odd):
+            store.put(key, b"data")
+        assert sorted(odd, key=str.encode) == odd
+        assert keys(store) == odd
+        for number, key in enumerate(odd):
+            assert keys(store, after=key, limit=3) == odd[number + 1 : number + 4]
+            for prefix in {key[:1], key[:400], key}:
+                assert keys(store, prefix=prefix, limit=2) == [other for other in odd if other.startswith(prefix)][:2]
 
     def test_what_was_put_and_deleted_shows_at_once(self, store: ArtifactStore) -> None:
         """A list is as true as a ``get``."""

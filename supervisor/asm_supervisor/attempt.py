@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from asm_supervisor.lifeline import Message
 from asm_supervisor.link import Ending, Link
+from asm_supervisor.pipe import Message
 from asm_supervisor.spec import ChildSpec
 
 __all__ = ["Attempt"]

@@ -31,7 +31,7 @@ import multiprocess
 from asm_supervisor import forks
 from asm_supervisor.bootstrap import run_child
 from asm_supervisor.launch import Launcher, Parcel, is_child_of_fork_server
-from asm_supervisor.lifeline import End, Message, encode
+from asm_supervisor.pipe import End, Message, encode
 from asm_supervisor.spec import ChildSpec, target_name
 
 __all__ = ["Ending", "Link", "wait"]

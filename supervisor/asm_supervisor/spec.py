@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
-from asm_supervisor.lifeline import encode
+from asm_supervisor.pipe import encode
 from asm_supervisor.sockets import MAX_PATH_BYTES, lock_path
 
 __all__ = [

@@ -18,30 +18,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from asm_supervisor.child import Child, Snapshot, notify
+from asm_supervisor.driven import Driven, notify
+from asm_supervisor.group import Group
 from asm_supervisor.inbox import Inbox
 from asm_supervisor.launch import Launcher
-from asm_supervisor.link import Ending, wait
+from asm_supervisor.link import wait
 from asm_supervisor.notify import Notifier
 from asm_supervisor.outcomes import Exit, Reloaded
-from asm_supervisor.policy import DEFAULT_BACKOFF, Policy, in_words, next_to_start, next_to_stop, what_follows
+from asm_supervisor.policy import DEFAULT_BACKOFF, Policy, in_words
 from asm_supervisor.reaper import adopts_orphans, reap
-from asm_supervisor.restarts import Backoff, Restart
+from asm_supervisor.restarts import Backoff
 from asm_supervisor.signals import Signals
+from asm_supervisor.snapshot import Snapshot
 from asm_supervisor.sockets import Listener, ListenError
-from asm_supervisor.spec import ChildSpec, SpecError, check_name, check_specs, check_start_method
-from asm_supervisor.states import DOWN, SETTLED, State, Wanted
+from asm_supervisor.spec import ChildSpec, check_name, check_start_method
+from asm_supervisor.states import DOWN, State
 from asm_supervisor.terminal import Terminal
-from asm_supervisor.watch import Watch, Watched, take_names
+from asm_supervisor.watch import Watch, Watched
 
 __all__ = ["Supervisor"]
 
@@ -97,7 +98,7 @@ class Supervisor:
     ) -> None:
         check_name(name)
         check_start_method(start_method)
-        self._policy = Policy(strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds, backoff=backoff)
+        policy = Policy(strategy=strategy, max_restarts=max_restarts, max_seconds=max_seconds, backoff=backoff)
         self.name = name
         self._launcher = Launcher(start_method, preload)
         self._notifier = notifier or Notifier()
@@ -105,8 +106,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._on_message = on_message
         self._on_hangup = on_hangup
-        self._children = [self._child(spec) for spec in check_specs(specs)]
-        """In start order. Those that a reload took out of the description come first, because they are stopped last."""
+        self._group = Group(name, specs, policy, self._child)
         self._watch = Watch(prepare)
         self._others: list[Watched] = []
         self._inbox = Inbox()
@@ -115,15 +115,15 @@ class Supervisor:
         self._alive_at = 0.0
         self._has_news = True
         self._was_up = False
-        self._is_as_described = False
-        """Whether everybody is what the description, or the one before a reload, made of them; and the notifier was told."""
+        self._is_announced = False
+        """Whether the notifier was told that everybody is what the last description made of them."""
         self._exit: Exit | None = None
         self._has_run = False
 
     @property
     def children(self) -> list[Snapshot]:
         """What there is to know about each child now, in start order. May be asked from any thread."""
-        return [child.snapshot for child in self._children]
+        return [child.snapshot for child in self._group.children]
 
     def post(self, function: Callable[[], T]) -> Future[T]:
         """Have a function called in the loop, at its next turn. From any thread.
@@ -156,7 +156,7 @@ class Supervisor:
                 raise
             finally:
                 self._inbox.close()
-                for child in reversed(self._children):
+                for child in reversed(self._group.children):
                     child.release()
                 self._launcher.stop_helpers()
         assert self._exit is not None
@@ -180,10 +180,7 @@ class Supervisor:
         :raises RuntimeError: when the tree is stopping.
         """
         self._refuse_when_stopping()
-        child = next((child for child in self._described() if child.name == name), None)
-        if child is None:
-            raise KeyError(name)
-        self._restart(child)
+        self._group.restart(name)
 
     def reload(self, specs: Iterable[ChildSpec], **policy: Any) -> Reloaded:
         """Take a new description: start who is new, restart who needs another process, then stop who is not in it.
@@ -195,31 +192,10 @@ class Supervisor:
         :raises RuntimeError: when the tree is stopping.
         """
         self._refuse_when_stopping()
-        new_policy = replace(self._policy, **policy)
-        checked = check_specs(specs)
-        present = {child.name: child for child in self._children}
-        for spec in checked:
-            old = present[spec.name].spec if spec.name in present else spec
-            if (old.listen, old.listen_mode) != (spec.listen, spec.listen_mode):
-                raise SpecError(spec.name, "listen", "cannot change while the tree runs; give the child another name")
-        added = [self._child(spec) for spec in checked if spec.name not in present]
-        take_names(added)
-
-        self._is_as_described = False
+        reloaded = self._group.redescribe(specs, replace(self._group.policy, **policy))
+        self._is_announced = False
         self._notifier.reloading()
-        self._policy = new_policy
-        wanted = {spec.name: spec for spec in checked}
-        removed = [child for child in self._described() if child.name not in wanted]
-        leaving = [child for child in self._children if child.name not in wanted]
-        for child in leaving:
-            child.want(Wanted.LEAVE)
-        everyone = present | {child.name: child for child in added}
-        self._children = [*leaving, *(everyone[name] for name in wanted)]
-        differing = [present[name] for name, spec in wanted.items() if name in present and present[name].spec != spec]
-        changed = [present[name] for name in wanted if name in present and self._redescribe(present[name], wanted[name])]
-        adjusted = [child for child in differing if child not in changed]
-        groups = {"added": added, "changed": changed, "adjusted": adjusted, "removed": removed}
-        return Reloaded(**{what: tuple(child.name for child in children) for what, children in groups.items()})
+        return reloaded
 
     def watch(self, name: str, listener: Listener, moved: Callable[[], None]) -> None:
         """Look after a name that is not a child's, as after those of children.
@@ -231,53 +207,19 @@ class Supervisor:
 
     # -- The loop ---------------------------------------------------------------------------------------------------
 
-    def _described(self) -> list[Child]:
-        return [child for child in self._children if child.wanted is not Wanted.LEAVE]
+    def _child(self, spec: ChildSpec) -> Driven:
+        return Driven(spec, self._launcher, on_change=self._changed, on_message=self._on_message)
 
-    def _names(self) -> list[Watched | Child]:
-        return [*self._others, *self._described()]
-
-    def _child(self, spec: ChildSpec) -> Child:
-        return Child(spec, launcher=self._launcher, on_change=self._changed, on_message=self._on_message)
+    def _names(self) -> list[Watched | Driven]:
+        return [*self._others, *self._group.described]
 
     def _changed(self, snapshot: Snapshot) -> None:
         self._has_news = True
         notify(self._on_change, snapshot)
 
-    def _restart(self, child: Child) -> None:
-        """Do what :meth:`restart` says."""
-        child.forget()
-        now = time.monotonic()
-        if child.has_process:
-            child.want(Wanted.RESTART, "was stopped to be started again")
-        elif child.state is State.BACKOFF:
-            child.restart_at = now
-        elif child.state is not State.STOPPED:
-            self._revive(child, "is started again, as asked", "asked", now)
-
-    def _revive(self, child: Child, why: str, kind: Literal["asked", "needed"], now: float) -> None:
-        """Start a child that failed or ended.
-
-        :raises ListenError: when it cannot have its socket again.
-        """
-        child.listen()
-        child.want(Wanted.RUN, why, kind)
-        child.await_restart(now)
-
-    def _redescribe(self, child: Child, spec: ChildSpec) -> bool:
-        """Let a child be what is described now; return whether it needs another process for that."""
-        needed = child.describe(spec)
-        if child.wanted is Wanted.LEAVE:  # a reload before this one had taken it out
-            child.want(Wanted.RUN)
-            needed |= child.state in {State.STOPPING, State.BACKOFF}
-        if needed:
-            with contextlib.suppress(ListenError):  # it failed before, and stays so
-                self._restart(child)
-        return needed
-
     def _take_names(self) -> None:
         """Take all names before anything is started: what is in use now will not be free when its turn comes."""
-        for child in self._children:
+        for child in self._group.children:
             try:
                 child.listen()
             except ListenError as error:
@@ -287,10 +229,10 @@ class Supervisor:
     def _loop(self, signals: Signals) -> None:
         """Take turns until nobody is left."""
         while not self._turn(signals, now := time.monotonic()):
-            files = [file for child in self._children for file in child.files()]
-            deadlines = [self._terminal.deadline, *(child.deadline for child in self._children)]
+            files = [file for child in self._group.children for file in child.files()]
+            deadlines = [self._terminal.deadline, *(child.deadline for child in self._group.children)]
             # One whose time has come and that was not started waits for others, and for no time.
-            deadlines += [child.restart_at for child in self._children if (child.restart_at or 0) > now]
+            deadlines += [child.restart_at for child in self._group.children if (child.restart_at or 0) > now]
             deadlines += [self._watch.due if self._exit is None else None]
             deadlines += [self._alive_at if self._notifier.interval is not None else None]
             deadline = min((moment for moment in deadlines if moment is not None), default=None)
@@ -304,21 +246,21 @@ class Supervisor:
         if self._terminal.is_gone(now):
             self.stop("stopped by SIGHUP")
         self._inbox.serve()
-        for child in self._children:
+        for child in self._group.children:
             ending = child.step(now)
             if ending is not None:
-                self._take_ending(child, ending, now)
+                why_to_end = self._group.take_ending(child, ending, now, tree_was_up=self._was_up)
+                if why_to_end is not None:
+                    self._end(why_to_end)
         if self._exit is None:
-            self._stop_unwanted(now)
-            self._start_due(now)
-            self._let_go(now)
+            self._group.go_on(now)
             self._announce()
             if now >= self._watch.due:
                 self._has_news |= self._watch.look(self._names(), now)
         else:
-            self._stop_last(now)
+            self._group.stop_last(now)
         self._tell(now)
-        return self._exit is not None and all(child.state in DOWN for child in self._children)
+        return self._exit is not None and all(child.state in DOWN for child in self._group.children)
 
     def _take_signal(self, number: signal.Signals, now: float) -> None:
         if number == signal.SIGCHLD:
@@ -334,117 +276,17 @@ class Supervisor:
                 self._signalled_at = now
             elif now - self._signalled_at > ONE_REQUEST and self._exit is not None:
                 self._exit = replace(self._exit, cut_short_by=number)
-                self._kill_all(f"had no time to stop, because a second {number.name} came", now)
-
-    def _take_ending(self, child: Child, ending: Ending, now: float) -> None:
-        """Decide what follows when a process has ended."""
-        has_come_up = child.ever_up or self._was_up
-        match what_follows(child.wanted, child.spec.restart, ending.status, has_come_up=has_come_up):
-            case "stopped":
-                child.become(State.STOPPED, ending.reason)
-            case "restart":
-                child.await_restart(now)
-            case "ended":
-                child.rest(State.ENDED, ending.reason)
-            case "death":
-                self._take_death(child, ending, now)
-            case "no start":
-                child.rest(State.FAILED, ending.reason)
-                reason = f"{child.name} {ending.reason}"
-                self._end(Exit(kind="start_failed", reason=reason, child=child.name, error=ending.error))
-
-    def _take_death(self, child: Child, ending: Ending, now: float) -> None:
-        """Restart a child that died, and whoever is restarted with it; unless it died too often."""
-        policy = self._policy
-        child.deaths, too_many = policy.add_death(child.deaths, Restart(now, child.name, ending.reason))
-        if too_many or child.is_on_trial:
-            self._give_up(child, ending)
-            return
-        child.streak = policy.backoff.streak(child.streak, None if child.up_at is None else now - child.up_at)
-        delay = policy.backoff.delay(child.streak, random.random())  # noqa: S311  # no secret
-        child.await_restart(now + delay, ending.reason)
-        described = self._described()
-        again = policy.together([each.name for each in described], child.name)
-        for other in described:
-            if other.name in again and other is not child:
-                self._restart_with(other, f"was stopped, because {child.name} {ending.reason}", now)
-
-    def _restart_with(self, other: Child, why: str, now: float) -> None:
-        """Restart a child with another that died, as OTP does: also a transient one that had ended, and no temporary one."""
-        restart = other.spec.restart
-        if other.has_process and other.wanted is Wanted.RUN:
-            other.want(Wanted.END if restart == "temporary" else Wanted.RESTART, why, "needed")
-        elif other.state is State.ENDED and restart == "transient":
-            with contextlib.suppress(ListenError):  # it had ended, and stays so
-                self._revive(other, why, "needed", now)
-
-    def _give_up(self, child: Child, ending: Ending) -> None:
-        """Let a child be ``failed``. Of one that was tried again, its change of the state says enough."""
-        child.rest(State.FAILED, ending.reason)
-        reason = self._policy.too_many(child.deaths)
-        if child.spec.on_failure == "shutdown":
-            self._end(Exit(kind="restarts_exceeded", reason=reason, child=child.name, error=ending.error))
-        elif not child.is_on_trial:
-            logger.error(
-                "%s: goes on without %s: %s", self.name, child.name, reason, extra={"child": child.name, "reason": reason}
-            )
-
-    def _stop_unwanted(self, now: float) -> None:
-        """Stop the last one of those whose processes are to go while the tree goes on."""
-        last = next((child for child in reversed(self._described()) if child.wanted is not Wanted.RUN), None)
-        if last is not None:
-            last.dismiss(now)
-
-    def _start_due(self, now: float) -> None:
-        described = self._described()
-        for index, child in enumerate(described):
-            if child.restart_at is not None and now >= child.restart_at and self._may_restart(described[:index]):
-                self._begin(child, now)
-        following = next_to_start([child.state for child in described])
-        if following is not None:
-            described[following].begin(now)
-
-    def _begin(self, child: Child, now: float) -> None:
-        """Start a process whose time has come. One that had failed has to listen again."""
-        try:
-            child.listen()
-        except ListenError as error:
-            child.restart_at = now + child.spec.retry_after
-            logger.error("%s: stays failed: %s", child.name, error, extra={"child": child.name})  # noqa: TRY400  # no defect
-        else:
-            child.begin(now)
-
-    def _may_restart(self, before: Sequence[Child]) -> bool:
-        """Whether a child's turn has come: with children that are restarted together, when all are stopped that are to be."""
-        if not self._policy.in_order:
-            return True
-        nobody_goes = all(child.wanted is Wanted.RUN for child in self._described())
-        return nobody_goes and all(child.state in SETTLED for child in before)
-
-    def _is_settled(self) -> bool:
-        """Whether nothing is to happen any more to those who are described."""
-        return all(child.wanted is Wanted.RUN and child.state in SETTLED for child in self._described())
-
-    def _let_go(self, now: float) -> None:
-        """Stop who has no place in the description any more, once nobody can need it: when all others are settled."""
-        leaving = [child for child in self._children if child.wanted is Wanted.LEAVE]
-        for child in leaving:
-            if not child.has_process:
-                child.dismiss(now)
-                child.release()
-                self._children = [each for each in self._children if each is not child]
-        if leaving and self._is_settled() and (last := leaving[-1]).has_process:
-            last.dismiss(now)
+                self._group.kill_all(f"had no time to stop, because a second {number.name} came", now)
 
     def _announce(self) -> None:
         """Tell that the tree is as it is described, once it is: after its start, and after each reload."""
-        if self._is_as_described or not self._is_settled() or len(self._described()) < len(self._children):
+        if self._is_announced or not self._group.is_as_described:
             return
-        self._is_as_described = True
+        self._is_announced = True
         self._notifier.ready()
         if not self._was_up:
             self._was_up = True
-            waiting = [child.name for child in self._children if child.state is State.WAITING]
+            waiting = [child.name for child in self._group.children if child.state is State.WAITING]
             logger.info("%s: all children are up%s", self.name, f"; {', '.join(waiting)} waiting" if waiting else "")
             notify(self._on_ready, self.children)
 
@@ -454,28 +296,13 @@ class Supervisor:
             self._exit = exit_
             logger.info("%s: stopping: %s", self.name, exit_.reason, extra={"child": exit_.child, "reason": exit_.reason})
             self._notifier.stopping()
-            for child in self._children:
-                child.want(Wanted.LEAVE)
-
-    def _stop_last(self, now: float) -> None:
-        """Stop the last child that is there. Those before it stay as they are, because it may still need them."""
-        for child in self._children:
-            if child.state is State.BACKOFF:
-                child.dismiss(now)
-        last = next_to_stop([child.state for child in self._children])
-        if last is not None:
-            self._children[last].dismiss(now)
-
-    def _kill_all(self, reason: str, now: float) -> None:
-        for child in reversed(self._children):
-            child.dismiss(now)
-            child.kill(reason, now)
+            self._group.leave()
 
     def _abort(self, signals: Signals) -> None:
         """After a defect of the supervisor itself: leave nothing behind."""
         self.stop("the supervisor failed")
         with contextlib.suppress(Exception):
-            self._kill_all("was killed because the supervisor failed", time.monotonic())
+            self._group.kill_all("was killed because the supervisor failed", time.monotonic())
             self._loop(signals)
 
     def _tell(self, now: float) -> None:
@@ -483,7 +310,7 @@ class Supervisor:
         if self._has_news:
             self._has_news = False
             troubles = [(each.name, each.listener.trouble) for each in self._names() if each.listener is not None]
-            self._notifier.status(in_words([(child.name, child.state) for child in self._children], troubles))
+            self._notifier.status(in_words([(child.name, child.state) for child in self._group.children], troubles))
         if self._notifier.interval is not None and now >= self._alive_at:
             self._alive_at = now + self._notifier.interval
             self._notifier.alive()
@@ -494,7 +321,7 @@ class Supervisor:
             return
         known = set(self._launcher.helpers)
         if self._launcher.start_method != "forkserver":  # then multiprocess waits for them itself
-            known |= {child.pid for child in self._children if child.pid is not None}
+            known |= {child.pid for child in self._group.children if child.pid is not None}
         for pid in reap(known):
             logger.debug("%s: reaped an orphan", self.name, extra={"pid": pid})
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from asm_supervisor.child import Child
+from asm_supervisor.driven import Driven
 from asm_supervisor.sockets import Listener, ListenError
 
 __all__ = ["Watch", "Watched", "take_names"]
@@ -45,7 +45,7 @@ class Watch:
         self._prepare = prepare
         self.due = 0.0
 
-    def look(self, names: Iterable[Watched | Child], now: float) -> bool:
+    def look(self, names: Iterable[Watched | Driven], now: float) -> bool:
         """Make again what is gone from its place; return whether anything is otherwise than at the last look."""
         self.due = now + INTERVAL
         changes = [self._look_at(each.name, each.listener, each.moved) for each in names if each.listener is not None]
@@ -73,12 +73,12 @@ class Watch:
         return listener.trouble != before
 
 
-def take_names(children: Iterable[Child]) -> None:
+def take_names(children: Iterable[Driven]) -> None:
     """Take the names of children: of all, or of none.
 
     :raises ListenError: when that cannot be.
     """
-    taken: list[Child] = []
+    taken: list[Driven] = []
     try:
         for child in children:
             taken.append(child)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import artifacts
 import calls
 import durable
+import listing
 import reading
 import upkeep
 
@@ -28,6 +29,7 @@ CASES = {
     "much": Case(reading.much, reading.much_rows),
     "polls": Case(reading.polls, reading.polls_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
+    "listed": Case(listing.listed, listing.listed_rows),
     "restart": Case(upkeep.killed, lambda _: upkeep.KILLED),
     "import": Case(upkeep.imported, lambda _: upkeep.IMPORTED),
     "idle": Case(upkeep.idle, lambda _: upkeep.IDLE),

@@ -35,6 +35,8 @@ class Size(NamedTuple):
     """Long-polls that wait."""
     artifact: int
     """Bytes of an artifact."""
+    artifacts: int
+    """Artifacts of a store with many."""
     kills: int
     """How often a worker is killed in a round."""
     seconds: float
@@ -44,9 +46,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "full": Size(3000, 1_000_000, 100_000, 1000, 512 * 1024**2, 5, 4.0),
-    "quick": Size(500, 50_000, 10_000, 200, 64 * 1024**2, 2, 1.0),
-    "tiny": Size(20, 2000, 1100, 20, 1024**2, 1, 0.1, share=True),
+    "full": Size(3000, 1_000_000, 100_000, 1000, 512 * 1024**2, 100_000, 5, 4.0),
+    "quick": Size(500, 50_000, 10_000, 200, 64 * 1024**2, 10_000, 2, 1.0),
+    "tiny": Size(20, 2000, 1100, 20, 1024**2, 1100, 1, 0.1, share=True),
 }
 
 

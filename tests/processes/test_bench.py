@@ -17,6 +17,7 @@ ROWS = {
     "much": 4,
     "polls": 2,
     "artifacts": 2,
+    "listed": 2,
     "restart": 3,
     "import": 1,
     "idle": 4,

@@ -340,7 +340,7 @@ def test_a_reload_restarts_nobody_for_what_is_told_or_concerns_the_supervisor(tr
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (config(artifacts=FILES.replace("root", "rooot")), "backend[1].rooot: FileArtifactStore has no such option"),
+        (config(artifacts=FILES.replace("root", "rooot")), "backend[1].rooot: rooot is no option of FileArtifactStore"),
         (config().replace('name = "dev"', 'name = "prod"'), "supervisor.name: cannot change while the tree runs"),
         (config(supervisor="allow_users = [12345]"), "supervisor.allow_users: cannot change while the tree runs"),
         ("[supervisor", "is no TOML"),

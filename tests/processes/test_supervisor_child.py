@@ -18,7 +18,7 @@ from supervisor_harness import Program, ask, environment, session, wait_gone
 
 from asm_supervisor import Child, ChildSpec, NameInUse, SpecError, StartFailed, State
 from asm_supervisor.launch import Launcher
-from asm_supervisor.lifeline import MAX_MESSAGE
+from asm_supervisor.pipe import MAX_MESSAGE
 from asm_supervisor.states import Wanted
 
 METHODS = ("forkserver", "spawn", "fork")
@@ -188,7 +188,7 @@ def test_a_system_without_resources(monkeypatch, forkserver):
     def refuse(*_args, **_options):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("asm_supervisor.child.Link", refuse)
+    monkeypatch.setattr("asm_supervisor.driven.Link", refuse)
     child = Child(ChildSpec(name="a", target=targets.serve), launcher=forkserver)
     child.start()
     with pytest.raises(StartFailed, match=r"a could not be started: .*Too many open files"):

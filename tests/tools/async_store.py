@@ -19,7 +19,8 @@ def render() -> str:
     """Return the text of the stub."""
     modules = [ast.parse(path.read_text()) for path in sorted(Path(asm.ports.__file__).parent.glob("*.py"))]
     protocols = {node.name: node for module in modules for node in module.body if isinstance(node, ast.ClassDef)}
-    methods = [
+    store = ast.ClassDef("AsyncStore", bases=[], keywords=[], decorator_list=[])
+    store.body = [
         coroutine(item)
         for _, port in sorted(CONTRACTS.items(), key=lambda item: item[0] == "artifact")  # in which ``list`` is another thing
         for item in protocols[port.__name__].body
@@ -27,14 +28,13 @@ def render() -> str:
     ]
     (handles,) = (node for node in ast.parse(HANDLES.read_text()).body if getattr(node, "name", "") == "Handles")
     public = [item for item in handles.body if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")]
-    methods += [beside(item) for item in public]
+    store.body += [beside(item) for item in public]
     imports = [
         "from collections.abc import AsyncGenerator, Awaitable, Callable",
         "from asm.client.aio import AsyncReader",
         *sorted(imported(modules)),
     ]
-    body = "\n".join(("    " + line).rstrip() for method in methods for line in method.splitlines())
-    return "\n".join([HEAD, "", *imports, "", "class AsyncStore:", body, ""])
+    return "\n".join([HEAD, "", *imports, "", ast.unparse(ast.fix_missing_locations(store)), ""])
 
 
 def imported(modules: list[ast.Module]) -> set[str]:
@@ -48,15 +48,14 @@ def imported(modules: list[ast.Module]) -> set[str]:
     return {*lines, "from asm.ports import ExecutionResult"}
 
 
-def coroutine(method: ast.FunctionDef) -> str:
-    """Return the declaration of an operation as a coroutine."""
+def coroutine(method: ast.FunctionDef) -> ast.AsyncFunctionDef:
+    """Return the declaration of an operation as a coroutine, with what an editor shows where it is called."""
     returns = ast.unparse(method.returns)
-    declared = ast.parse(f"async def {method.name}({ast.unparse(method.args)}) -> {RETURNS.get(returns, returns)}: ...")
-    declared.body[0].body = method.body[:1]  # an editor shows it where the operation is called
-    return ast.unparse(declared)
+    result = ast.parse(RETURNS.get(returns, returns), mode="eval").body
+    return ast.AsyncFunctionDef(method.name, method.args, body=method.body[:1], decorator_list=[], returns=result)
 
 
-def beside(method: ast.FunctionDef) -> str:
+def beside(method: ast.FunctionDef) -> ast.stmt:
     """Return the declaration of what handles have beside the operations: it awaits what it is given, and yields likewise."""
     for argument in method.args.args:
         match argument.annotation:
@@ -67,7 +66,7 @@ def beside(method: ast.FunctionDef) -> str:
         case ast.Subscript(value=ast.Name("Generator"), slice=ast.Tuple(elts=[item, *_])):
             method.returns = ast.parse(f"AsyncGenerator[{ast.unparse(item)}]", mode="eval").body
             method.body = method.body[:1]
-            return ast.unparse(method)
+            return method
     return coroutine(method)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from asm.config import BackoffSettings, ConfigError, read
+from asm.config import ConfigError, read
 from asm.processes.logs import LogStyle
+from asm.settings import BackoffSettings
 from asm.tree import policy, specs
 from asm_supervisor import Backoff
 

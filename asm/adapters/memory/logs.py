@@ -26,7 +26,7 @@ place: Final = operator.attrgetter("timestamp", "session_id", "sequence_number")
 """Where an event stands among those of all sessions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Filter:
     """Which events are asked for."""
 
@@ -104,11 +104,11 @@ class Log:
         last: int | None = None,
     ) -> list[Event]:
         """Return the events that pass the filter, by their numbers: the first ones up to a limit, or the last ones."""
-        spans = [_between(events, after, before) for events in self.narrowest(wanted)]
         if wanted == EVERY:
-            ((events, span),) = spans
+            _, span = _between(self.events, after, before)
             span = span[:limit] if last is None else span[-last:]
-            return events[span.start : span.stop]
+            return self.events[span.start : span.stop]
+        spans = [_between(events, after, before) for events in self.narrowest(wanted)]
         runs = [map(events.__getitem__, span if last is None else reversed(span)) for events, span in spans]
         merged: Iterable[Event] = runs[0] if len(runs) == 1 else heapq.merge(*runs, key=_number, reverse=last is not None)
         found = list(islice(filter(wanted.passes, merged), limit if last is None else last))

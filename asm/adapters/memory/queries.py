@@ -96,6 +96,7 @@ class Queries(Adapter):
         with self._held() as contents:
             sessions, runs = contents.sessions, contents.runs
             few = [sessions.few(("tag", tag)) for tag in wanted_tags]
+            few += [sessions.between(name, *bounds) for name, bounds in times.items() if bounds != (None, None)]
             if parent_session_id is not None:
                 few.append(sessions.few(("parent", parent_session_id)))
             if id_prefix is not None:

@@ -73,7 +73,7 @@ class Table(Generic[V]):
         if old is None:
             bisect.insort(self._ids, value.id)
         self._values[value.id] = value
-        self._move(value.id, self._places(old), self._places(value))
+        self._move(value.id, {} if old is None else self._places(old), self._places(value))
 
     def remove(self, key: str) -> None:
         """Remove the value with this id, if there is one."""
@@ -82,14 +82,15 @@ class Table(Generic[V]):
             del self._ids[bisect.bisect_left(self._ids, key)]
             self._move(key, self._places(value), {})
 
-    def _places(self, value: V | None) -> dict[Hashable, Any]:
+    def _places(self, value: V) -> dict[Hashable, Any]:
         """Return the lists that a value is in, and what stands there before its id."""
-        if value is None:
-            return {}
-        groups = list(self._groups(value))
-        found: dict[Hashable, Any] = {(name, group): of(value) for name, of in self._orders.items() for group in groups}
-        for label in self._labels(value):
-            found[self._default, label] = self._orders[self._default](value)
+        found: dict[Hashable, Any] = {}
+        groups: Iterable[Hashable] = (*self._groups(value), *self._labels(value))
+        for name, of in self._orders.items():
+            place = of(value)
+            for group in groups:
+                found[name, group] = place
+            groups = self._groups(value)
         return found
 
     def _move(self, key: str, before: Mapping[Hashable, Any], after: Mapping[Hashable, Any]) -> None:
@@ -130,6 +131,12 @@ class Table(Generic[V]):
         stop = bisect.bisect_right(self._ids, prefix, start, key=lambda key: key[: len(prefix)])
         return Few(stop - start, lambda: self._ids[start:stop])
 
+    def between(self, order: str, above: Any, below: Any) -> Few:
+        """Return those for which what an order compares is greater than one and less than the other."""
+        positions = self._lists.get((order, "all"), [])
+        span = _cut(positions, above, below)
+        return Few(len(span), lambda: [positions[place][1] for place in span])
+
     def position(self, order: str, value: V) -> Position:
         """Return where a value stands in an order."""
         return self._orders[order.removeprefix("-")](value), value.id
@@ -160,13 +167,12 @@ class Table(Generic[V]):
         name, backwards = order.removeprefix("-"), order.startswith("-")
 
         def cut(positions: list[Position]) -> tuple[list[Position], range]:
-            start = 0 if above is None else bisect.bisect_right(positions, above, key=_first)
-            stop = len(positions) if below is None else bisect.bisect_left(positions, below, key=_first)
+            span = _cut(positions, above, below)
             if behind is not None and backwards:
-                stop = min(stop, bisect.bisect_left(positions, behind))
+                span = range(span.start, min(span.stop, bisect.bisect_left(positions, behind)))
             elif behind is not None:
-                start = max(start, bisect.bisect_right(positions, behind))
-            return positions, range(start, stop)
+                span = range(max(span.start, bisect.bisect_right(positions, behind)), span.stop)
+            return positions, span
 
         spans = min(([cut(self._lists.get((name, group), [])) for group in way] for way in ways), key=_size)
         fewest = min(few, key=_first, default=None)
@@ -176,6 +182,12 @@ class Table(Generic[V]):
         runs = [map(positions.__getitem__, reversed(span) if backwards else span) for positions, span in spans]
         merged: Iterable[Position] = runs[0] if len(runs) == 1 else heapq.merge(*runs, reverse=backwards)
         return list(islice(filter(passes, (self._values[key] for _, key in merged)), limit))
+
+
+def _cut(positions: list[Position], above: Any, below: Any) -> range:
+    """Return where those are that are greater than one and less than the other; ``None`` is no bound."""
+    start = 0 if above is None else bisect.bisect_right(positions, above, key=_first)
+    return range(start, len(positions) if below is None else bisect.bisect_left(positions, below, key=_first))
 
 
 def _size(spans: list[tuple[list[Position], range]]) -> int:

@@ -17,14 +17,18 @@ head are a group: it stands where its keys do, but within it the order is told b
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
-__all__ = ["group", "object_name", "search_prefix", "start_after"]
+__all__ = ["are_told", "group", "is_name", "object_name", "search_prefix", "start_after"]
 
 HEAD: Final = 180
 """From how many characters a name is cut. With the rest it is shorter than 255."""
 
 CUT: Final = "!!"
+
+CODE: Final = re.compile(r"[!.=_z][0-9A-F]{2}|[-0-9A-Za-y]")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def object_name(key: str) -> str:
@@ -42,6 +46,26 @@ def search_prefix(prefix: str) -> str:
 def start_after(after: str) -> str:
     """Return a name behind which the names of all keys after this one stand. If it is cut, so do those of other keys."""
     return _head(after)[0]
+
+
+def are_told(prefix: str) -> bool:
+    """Tell whether all names that begin with :func:`search_prefix` are of keys with this prefix, and none of other keys."""
+    return not _head(prefix)[1]
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a name is one that :func:`object_name` returns. Others are somebody else's."""
+    head, cut, digest = name.partition(CUT)
+    codes = CODE.findall(head)
+    if "".join(codes) != head or not BYTES.keys() >= set(codes):
+        return False
+    if cut:
+        return len(head) >= HEAD and DIGEST.fullmatch(digest) is not None
+    try:
+        key = bytes(map(BYTES.__getitem__, codes)).decode()
+    except UnicodeDecodeError:
+        return False
+    return bool(key) and object_name(key) == name
 
 
 def group(name: str) -> str:
@@ -70,3 +94,6 @@ def _code(byte: int) -> str:
 
 CODES: Final = [_code(byte) for byte in range(256)]
 """What stands for each byte."""
+
+BYTES: Final = {code: byte for byte, code in enumerate(CODES)}
+"""The byte that each stands for."""

@@ -5,12 +5,19 @@
     prefix/artifacts/<name>               one object an artifact (asm.adapters.s3.names, asm.adapters.s3.objects)
     prefix/uploads/<process>/<number>     a large upload that is under way (asm.adapters.s3.uploads)
 
-=========  ========================================================================================================
-``put``    one request for what fits into a chunk; else a multipart upload, visible with its last request
-``get``    one request, streamed for ``open``; more if the connection breaks
-``stat``   one request, for the last kilobyte
-``list``   one request for every 1,000 names, and a ``stat`` for every artifact that it returns, many at a time
-=========  ========================================================================================================
+=================  ================================================================================================
+``put``            one request for what fits into a chunk; else a multipart upload, visible with its last request
+``get``            one request, streamed for ``open``; more if the connection breaks, and one for each place that is
+                   read from after a ``seek``
+``stat``           one request, for the last kilobyte
+``list``           one request for every 1,000 names, and a ``stat`` for every artifact that it returns, many at a time
+``delete_prefix``  one request for every 1,000 names, and one to delete them
+=================  ================================================================================================
+
+A service lists names, sizes and times of its own, and nothing of what was said of an object when it was put: no SHA-256. The
+name cannot hold that either, because a ``get`` must know it from the key alone, and an object that holds it for many others
+would be a second place that must agree. So ``list`` asks each object that it returns. It asks others only among those whose
+names are cut (:mod:`asm.adapters.s3.names`) and begin with the same 180 characters: their order is not told by their names.
 """
 
 # ruff: noqa: D102  # the operations are documented in asm.ports, once
@@ -18,7 +25,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
@@ -29,7 +35,7 @@ from s3transfer.manager import TransferManager
 
 from asm.adapters.base import Adapter
 from asm.adapters.s3.client import make_clients, naming, transfer_config
-from asm.adapters.s3.names import group, object_name, search_prefix, start_after
+from asm.adapters.s3.names import are_told, group, is_name, object_name, search_prefix, start_after
 from asm.adapters.s3.objects import LONGEST, ObjectReader, ObjectSource, damaged, unpack_trailer
 from asm.adapters.s3.options import AddressingStyle, Bucket, Endpoint, Patience, Prefix
 from asm.adapters.s3.uploads import RecordedClient, reclaim, this_process
@@ -45,8 +51,6 @@ from asm.ports import ArtifactStore, Data
 
 __all__ = ["S3ArtifactStore"]
 
-_log: Final = logging.getLogger(__name__)
-
 PAGE: Final = 1000
 """How many names the service tells in one answer."""
 
@@ -58,6 +62,9 @@ Names = list[str]
 
 LOOKS: Final = 16
 """How many trailers are read at the same time for a list."""
+
+UNWILLING: Final = {*range(400, 429), *range(430, 500), 501}
+"""The statuses of a service that does not delete many objects at once, or not in this way."""
 
 
 @implements(ArtifactStore)
@@ -185,7 +192,17 @@ class S3ArtifactStore(Adapter):
         return info
 
     def delete_prefix(self, prefix: str) -> int:
-        raise Error("capability_not_supported", "not yet")
+        self.require_open()
+        doing, deleted = f"delete what begins with {prefix!r}", 0
+        for names in self._batches(prefix, None, PAGE):
+            if not are_told(prefix):
+                infos = self._lookers.map(self._look_to_list, names)
+                found = zip(names, infos, strict=True)
+                names = [name for name, info in found if info is not None and info.key.startswith(prefix)]  # noqa: PLW2901
+            for start in range(0, len(names), PAGE):
+                self._delete_all(names[start : start + PAGE], doing)
+            deleted += len(names)
+        return deleted
 
     def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
         self.require_open()
@@ -197,6 +214,26 @@ class S3ArtifactStore(Adapter):
             if limit is not None and len(found) >= limit:
                 return found[:limit]
         return found
+
+    def _delete_all(self, names: Names, doing: str) -> None:
+        """Delete objects with one request; singly those that the service does not delete so, because it failed or cannot."""
+        try:
+            with self._naming(doing):
+                delete = {"Objects": [{"Key": name} for name in names], "Quiet": True}
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete=delete)
+        except Error as error:
+            if error.details.get("http_status") not in UNWILLING:
+                raise
+            left = names
+        else:
+            left = [problem["Key"] for problem in answer.get("Errors", ())]
+
+        def delete_one(name: str) -> None:
+            with self._naming(doing):
+                self._client.delete_object(Bucket=self._bucket, Key=name)
+
+        for _ in self._lookers.map(delete_one, left):
+            pass
 
     def _look_at_bucket(self, doing: str) -> None:
         with self._naming(doing):
@@ -256,15 +293,11 @@ class S3ArtifactStore(Adapter):
         return unpack_trailer(end, int(total) if total.isdecimal() else len(end), name)
 
     def _look_to_list(self, name: str) -> ArtifactInfo | None:
-        """Return what is known of an object. What is not ours or is damaged is passed over, and logged."""
-        try:
-            info = self._look(name)
-        except Error as error:
-            if error.details.get("reason") != "damaged":
-                raise
-            _log.warning("not listed: %s", error.message)
-            return None
-        return info if info is not None and self._name(info.key) == name else None
+        """Return what is known of an object, if it is still there."""
+        info = self._look(name)
+        if info is not None and self._name(info.key) != name:
+            raise damaged(name, f"it is of the key {info.key!r}, which has another name")
+        return info
 
     def _batches(self, prefix: str, after: str | None, size: int) -> Iterator[Names]:
         """Yield names in order, about ``size`` at a time, and those of one group together."""
@@ -278,7 +311,7 @@ class S3ArtifactStore(Adapter):
             yield batch
 
     def _names(self, prefix: str, after: str | None, page_size: int) -> Iterator[str]:
-        """Yield the names of all objects that the filters may mean, in order."""
+        """Yield the names of all objects of ours that the filters may mean, in order."""
         arguments = {"Bucket": self._bucket, "Prefix": self._objects + search_prefix(prefix)}
         if after is not None:
             arguments["StartAfter"] = self._objects + start_after(after)
@@ -286,7 +319,8 @@ class S3ArtifactStore(Adapter):
             for page in self._client.get_paginator("list_objects_v2").paginate(
                 **arguments, PaginationConfig={"PageSize": page_size}
             ):
-                yield from (item["Key"] for item in page.get("Contents", ()))
+                names = (item["Key"] for item in page.get("Contents", ()))
+                yield from (name for name in names if is_name(name.removeprefix(self._objects)))
 
 
 def _not_found(key: str) -> Error:

@@ -4,20 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast, get_args
 
-from sqlalchemy import URL, Connection, Select, select
+from sqlalchemy import URL, Select, select
 
 from asm.adapters.appends import Appends
-from asm.adapters.base import Adapter
-from asm.adapters.sql.deletions import without_deleted
 from asm.adapters.sql.engine import Database
+from asm.adapters.sql.filters import history
 from asm.adapters.sql.listener import Listener
+from asm.adapters.sql.queries import Queries
 from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
-from asm.adapters.sql.tables import events, runs, sequences, sessions
+from asm.adapters.sql.tables import events, runs, sessions
 from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
 from asm.adapters.sql.writer import Cancel, Done, Writer
 from asm.adapters.sql.writes import WRITES, among, values
@@ -37,7 +36,7 @@ V = TypeVar("V", bound=Value)
 
 
 @implements(SessionStore)
-class SqlSessionStore(Adapter):
+class SqlSessionStore(Queries):
     """A session store in SQLite or PostgreSQL. Any number of threads may use it, and any number of processes one database.
 
     What a call acknowledged survives a power loss with SQLite; with PostgreSQL, whatever its server is set up to survive.
@@ -112,8 +111,10 @@ class SqlSessionStore(Adapter):
     @classmethod
     def preflight(cls, **options: Any) -> None:
         """Check the options, and that a SQLite file can be written to or could be made."""
-        given = options_of(cls).check(options)
-        check_listening(given["url"], given["listen_url"])
+        super().preflight(**options)
+        given = options_of(SqlSessionStore).pick(options)
+        if "url" in given:
+            check_listening(given["url"], given["listen_url"])
 
     @classmethod
     def migrate_schema(cls, *, url: str, sql: bool = False, **_options: Any) -> str | None:
@@ -229,25 +230,11 @@ class SqlSessionStore(Adapter):
         last: int | None = None,
         wait_timeout_ms: int | None = None,
     ) -> list[Event]:
+        query = history(locals())
         number = events.c.sequence_number
-        query = select(events).where(events.c.session_id == session_id, without_deleted(session_id))
-        query = query.order_by(number).limit(limit) if last is None else query.order_by(number.desc()).limit(last)
-        if run_id is not None:
-            query = query.where(events.c.run_id == run_id)
-        if type is not None:
-            query = query.where(among(events.c.type, type))
-        if correlation_id is not None:
-            query = query.where(events.c.correlation_id == correlation_id)
-        if since is not None:
-            query = query.where(events.c.timestamp >= since)
-        if until is not None:
-            query = query.where(events.c.timestamp < until)
-        if after is not None:
-            query = query.where(number > after)
-        if before is not None:
-            query = query.where(number < before)
         if last is not None:
-            return self._select(Event, query)[::-1]
+            return self._select(Event, query.order_by(number.desc()).limit(last))[::-1]
+        query = query.order_by(number).limit(limit)
         return self.appends.wait(session_id, lambda: self._select(Event, query), wait_timeout_ms)
 
     def delete_events(
@@ -262,8 +249,7 @@ class SqlSessionStore(Adapter):
         return count
 
     def get_latest_sequence(self, session_id: str) -> int:
-        query = select(sequences.c.last_sequence).where(sequences.c.session_id == session_id)
-        return self._read(lambda connection: connection.execute(query).scalar()) or 0
+        return self._latest_sequence(session_id)
 
     # -- The two ways to the database -------------------------------------------------------------------------------
 
@@ -271,11 +257,6 @@ class SqlSessionStore(Adapter):
         """Queue a write, and wait for its commit."""
         self.require_open()
         return self._writer.write(WRITES[operation](**arguments))
-
-    def _read(self, function: Callable[[Connection], T]) -> T:
-        """Call the function, which makes one query."""
-        self.require_open()
-        return self._database.read(function)
 
     def _select(self, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
         """Return the values that a query finds."""

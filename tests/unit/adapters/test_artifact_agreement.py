@@ -107,6 +107,13 @@ class Agreement(RuleBasedStateMachine):
         self.store.delete(key)
         self.model.pop(key, None)
 
+    @rule(prefix=STARTS.filter(bool))
+    def delete_prefix(self, prefix):
+        wanted = [key for key in self.model if key.startswith(prefix)]
+        assert self.store.delete_prefix(prefix) == len(wanted)
+        for key in wanted:
+            del self.model[key]
+
     @rule(key=KEYS)
     def get(self, key):
         self.agree(key, self.store.get, self.model.__getitem__)
@@ -118,6 +125,18 @@ class Agreement(RuleBasedStateMachine):
                 return b"".join(iter(lambda: file.read(size), b""))
 
         self.agree(key, read, self.model.__getitem__)
+
+    @rule(key=KEYS, share=st.floats(0, 1.1), size=st.sampled_from([1, 100_000]))
+    def read_from(self, key, share, size):
+        def place(key):
+            return int(share * len(self.model.get(key, b"")))
+
+        def read(key):
+            with self.store.open(key) as file:
+                file.seek(place(key))
+                return file.read(size)
+
+        self.agree(key, read, lambda key: self.model[key][place(key) : place(key) + size])
 
     @rule(key=KEYS)
     def stat(self, key):

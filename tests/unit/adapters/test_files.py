@@ -387,17 +387,14 @@ def test_the_file_of_another_key_is_not_taken_for_this_ones(store, root):
     store.put("key", b"data")
     store.put("other", b"other")
     place(root, "other").rename(place(root, "key"))
-    with refused("storage_read_failed", reason="damaged"):
-        store.get("key")
-    assert store.list() == []
+    for read in (lambda: store.get("key"), store.list):
+        with refused("storage_read_failed", reason="damaged", path=str(place(root, "key"))):
+            read()
 
 
-def test_what_is_not_ours_does_not_break_a_list(store, root, caplog):
+def test_what_is_not_ours_does_not_break_a_list(store, root):
     store.put("key", b"data")
-    store.put("torn", b"data")
     objects = root / "objects"
-    torn = place(root, "torn")
-    torn.write_bytes(torn.read_bytes()[:10])
     (objects / "file").write_bytes(b"foreign")
     (objects / "empty").mkdir()
     (objects / "link").symlink_to(place(root, "key").parent)
@@ -406,11 +403,67 @@ def test_what_is_not_ours_does_not_break_a_list(store, root, caplog):
     os.mkfifo(place(root, "key").parent / ("e" * 64))
     (place(root, "key").parent / ("d" * 64)).mkdir()
     assert [info.key for info in store.list()] == ["key"]
-    assert caplog.text.count("not listed: ") == 4
+
+
+UNREADABLE = {
+    "torn": lambda file: file.write_bytes(file.read_bytes()[:10]),
+    "foreign": lambda file: file.write_bytes(b"something else"),
+    "empty": lambda file: file.write_bytes(b""),
+    "a directory": lambda file: (file.unlink(), file.mkdir()),
+    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+    "a link": lambda file: (file.unlink(), file.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("known", [False, True], ids=["never listed", "listed before"])
+def test_one_that_cannot_be_read_is_an_error_and_never_left_out(store, root, how, known):
+    """Where its key is known, of the lists that it belongs to; else of all. With the file, so that somebody can mend it."""
+    for key in ("a", "b", "c"):
+        store.put(key, b"data")
+    if known:
+        store.list()
+    UNREADABLE[how](place(root, "b"))
+    for filters in ({}, {"prefix": "b"}, {"after": "a"}, {"limit": 2}):
+        with refused("storage_read_failed", path=str(place(root, "b"))):
+            store.list(**filters)
+    if known:
+        assert [info.key for info in store.list(limit=1)] == ["a"]
+        assert [info.key for info in store.list(after="b")] == ["c"]
+    if how == "a directory":
+        place(root, "b").rmdir()
+    else:
+        store.delete("b")
+    assert [info.key for info in store.list()] == ["a", "c"]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never listed", "listed before"])
+@pytest.mark.parametrize("what", ["file", "directory"])
+@pytest.mark.parametrize("name", ["EACCES", "EIO"])
+def test_one_that_the_system_does_not_let_be_read(store, root, monkeypatch, known, what, name):
+    store.put("a", b"data")
+    store.put("b", b"data")
+    if known:
+        store.list()
+        store.put("b", b"data")  # or nobody would look at its directory
+    path, opened = place(root, "b"), os.open
+    failing_name = str((path if what == "file" else path.parent).relative_to(root))
+
+    def fail(path, *args, **kwargs):
+        if path == failing_name:
+            raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+        return opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with refused("storage_read_failed", errno=name, path=str(root / failing_name)):
+            store.list()
+    assert [info.key for info in store.list()] == ["a", "b"]
 
 
 def test_an_artifact_that_goes_while_it_is_listed(store, monkeypatch):
     store.put("key", b"data")
+    assert [info.key for info in store.list()] == ["key"]
     listdir = os.listdir
 
     def gone(path):
@@ -420,6 +473,77 @@ def test_an_artifact_that_goes_while_it_is_listed(store, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", gone)
     assert store.list() == []
+
+
+# -- Deleting what begins alike ---------------------------------------------------------------------------------------
+
+
+def test_a_prefix_is_deleted_with_one_sync_a_directory(store, root, monkeypatch):
+    for number in range(600):
+        name = place(root, f"run/{number}")
+        name.parent.mkdir(exist_ok=True)
+    for number in range(30):
+        store.put(f"run/{number}", b"data")
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (synced.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))
+    )
+    assert store.delete_prefix("run/") == 30
+    assert sorted(synced) == sorted({str(place(root, f"run/{number}").parent) for number in range(30)})
+
+
+def test_of_a_prefix_that_is_not_synced_it_is_said_and_the_next_time_it_is(store, root, monkeypatch, failing_directories):
+    store.put("run/1", b"data")
+    with failing_directories(), refused("storage_write_failed", errno="EIO", outcome="unknown"):
+        store.delete_prefix("run/")
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (synced.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))
+    )
+    assert store.delete_prefix("run/") == 0
+    assert synced == [str(place(root, "run/1").parent)]
+
+
+def test_of_a_prefix_one_that_cannot_be_deleted_is_an_error(store, root):
+    """And what was deleted before that is synced, and not there any more."""
+    for key in ("run/1", "run/2", "run/3"):
+        store.put(key, b"data")
+    store.list()
+    place(root, "run/2").unlink()
+    place(root, "run/2").mkdir()
+    with refused("storage_write_failed", path=str(place(root, "run/2"))):
+        store.delete_prefix("run/")
+    place(root, "run/2").rmdir()
+    assert [info.key for info in store.list()] == ["run/3"]
+    assert store.delete_prefix("run/") == 1
+
+
+def test_a_prefix_whose_deletion_was_killed_is_deleted_by_the_next(root):
+    program = """
+    import os, signal, sys
+    from asm.adapters import FileArtifactStore
+    unlink = os.unlink
+    left = 7
+
+    def die_of_it(*args, **kwargs):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        unlink(*args, **kwargs)
+
+    with FileArtifactStore(root=sys.argv[1]) as store:
+        for number in range(20):
+            store.put(f"run/{number}", b"data")
+        store.put("other", b"other")
+        os.unlink = die_of_it
+        store.delete_prefix("run/")
+    """
+    with Program(program, root) as deleting:
+        assert deleting.process.wait() == -signal.SIGKILL
+    with FileArtifactStore(root=root) as store:
+        assert store.delete_prefix("run/") == 14
+        assert [info.key for info in store.list()] == ["other"]
 
 
 # -- What is left behind --------------------------------------------------------------------------------------------

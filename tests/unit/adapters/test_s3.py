@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from services import refusing, send, service
@@ -105,6 +106,12 @@ def test_no_later_key_is_passed_over(after, key):
         assert names.object_name(key) > names.start_after(after)
 
 
+@given(LONG_KEYS)
+@settings(deadline=None)
+def test_a_name_is_known_as_one_of_ours(key):
+    assert names.is_name(names.object_name(key))
+
+
 def test_a_name_can_be_read():
     assert names.object_name("run-1/patch.diff") == "run-1.2Fpatch.2Ediff"
 
@@ -160,14 +167,116 @@ def test_a_limited_list_asks_for_no_more(store, monkeypatch):
     assert len(looks) == 2
 
 
-def test_what_is_not_ours_is_not_listed(place, store, caplog):
+FOREIGN = ["", "READ.me", "a/b", "a b", ".41b", "!!", "a!!b", "z41", "z2", "_5F/", "zD0", f"a!!{'0' * 64}", f"{'a' * 190}!!x"]
+"""Names that no key has."""
+
+
+def test_what_is_not_ours_is_neither_listed_nor_deleted(place, store):
     store.put("key", b"data")
-    place.write("artifacts/other", b"something else")
-    place.write("artifacts/moved", place.read("artifacts/key"))
+    for name in FOREIGN:
+        place.write(f"artifacts/{name}", b"something else")
     assert [info.key for info in store.list()] == ["key"]
-    assert "the object artifacts/other is damaged" in caplog.text
+    for prefix in ("key", "a", "a/", ".", "a" * 190):
+        assert store.delete_prefix(prefix) == (prefix == "key")
+    assert sorted(place.names()) == sorted(f"artifacts/{name}" for name in FOREIGN)
+
+
+@pytest.mark.parametrize("what", ["other", "moved"])
+def test_one_that_cannot_be_read_is_an_error_and_never_left_out(place, store, what):
+    """Of the lists that it belongs to."""
+    store.put("key", b"data")
+    place.write(f"artifacts/{what}", b"something else" if what == "other" else place.read("artifacts/key"))
+    for filters in ({}, {"prefix": what[0]}, {"after": "key"}, {"limit": 2}):
+        with refused("storage_read_failed", reason="damaged", object=f"artifacts/{what}"):
+            store.list(**filters)
+    assert [info.key for info in store.list(limit=1)] == ["key"]
     with refused("storage_read_failed"):
-        store.stat("moved")
+        store.stat(what)
+    store.delete(what)
+    assert [info.key for info in store.list()] == ["key"]
+
+
+# -- Deleting what begins alike -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(store, monkeypatch):
+    """The requests that delete, from here on, by their names."""
+    calls = []
+
+    def note(name, call):
+        return lambda **arguments: calls.append(name) or call(**arguments)
+
+    for name in ("delete_objects", "delete_object", "get_object"):
+        monkeypatch.setattr(store._client, name, note(name, getattr(store._client, name)))
+    return calls
+
+
+def test_a_thousand_are_deleted_with_one_request(place, store, asked):
+    for number in range(1003):
+        place.write(f"artifacts/{names.object_name(f'run/{number}')}", b"whatever it is")
+    store.put("other", b"data")
+    assert store.delete_prefix("run/") == 1003
+    assert asked == ["delete_objects"] * 2
+    assert place.names() == ["artifacts/other"]
+
+
+def test_only_keys_that_begin_so_are_deleted_where_names_do_not_tell(store, asked):
+    keys = [f"{'я' * 400}{number:02}" for number in range(12)]
+    for key in keys:
+        store.put(key, b"data")
+    assert store.delete_prefix("я" * 400 + "0") == 10
+    assert [info.key for info in store.list()] == keys[10:]
+    assert asked.count("delete_objects") == 1
+    asked.clear()
+    assert store.delete_prefix("я" * 20) == 2  # its name is whole, and theirs begin with it
+    assert asked == ["delete_objects"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (405, "MethodNotAllowed"), (400, "MissingContentMD5")])
+def test_a_service_that_does_not_delete_many_at_once_is_asked_for_each(place, store, asked, monkeypatch, status, code):
+    def refuse(**_arguments):
+        answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise ClientError(answer, "DeleteObjects")
+
+    monkeypatch.setattr(store._client, "delete_objects", refuse)
+    for number in range(5):
+        store.put(f"run/{number}", b"data")
+    assert store.delete_prefix("run/") == 5
+    assert asked == ["delete_object"] * 5
+    assert place.names() == []
+
+
+def test_what_a_service_did_not_delete_with_the_others_is_asked_for_again(place, store, asked, monkeypatch):
+    many = store._client.delete_objects
+
+    def leave_one(**arguments):
+        (left, *rest) = arguments["Delete"]["Objects"]
+        many(Bucket=arguments["Bucket"], Delete={"Objects": rest})
+        return {"Errors": [{"Key": left["Key"], "Code": "InternalError", "Message": "We encountered an internal error."}]}
+
+    monkeypatch.setattr(store._client, "delete_objects", leave_one)
+    for number in range(5):
+        store.put(f"run/{number}", b"data")
+    assert store.delete_prefix("run/") == 5
+    assert asked == ["delete_objects", "delete_object"]
+    assert place.names() == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")])
+def test_a_service_that_does_not_delete_is_an_error_that_can_be_repeated(place, store, monkeypatch, status, code):
+    def refuse(**_arguments):
+        answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise ClientError(answer, "DeleteObjects")
+
+    store.put("run/1", b"data")
+    with monkeypatch.context() as patch:
+        for name in ("delete_objects", "delete_object"):
+            patch.setattr(store._client, name, refuse)
+        with refused("storage_error", service_code=code):
+            store.delete_prefix("run/")
+    assert store.delete_prefix("run/") == 1
+    assert place.names() == []
 
 
 # -- Damage -------------------------------------------------------------------------------------------------------------
@@ -199,7 +308,8 @@ def test_damage_is_reported_and_never_returned(place, store, size, where):
     if where != "data":
         with refused("storage_read_failed", reason="damaged"):
             store.stat("key")
-        assert store.list() == []
+        with refused("storage_read_failed", reason="damaged", object="artifacts/key"):
+            store.list()
 
 
 def test_a_reader_that_stops_early_gets_no_error(place, store):

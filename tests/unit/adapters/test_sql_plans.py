@@ -120,6 +120,88 @@ def test_a_read_is_one_query_by_index_in_its_order(plans, call, expected):
     assert plans(call) == [[expected, *(DELETED if "asm_events" in expected else [])]]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("search_sessions", {}, "SCAN asm_sessions USING INDEX asm_sessions_by_updated"),
+        ("search_sessions", {"tags": ("a",), "metadata": {"a": 1}}, "SCAN asm_sessions USING INDEX asm_sessions_by_updated"),
+        ("search_sessions", {"updated_after": at(0)}, "SEARCH asm_sessions USING INDEX asm_sessions_by_updated (updated_at>?)"),
+        ("search_sessions", {"order": "created_at"}, "SCAN asm_sessions USING INDEX asm_sessions_by_created"),
+        (
+            "search_sessions",
+            {"order": "created_at", "agent_id": "agent 1"},
+            "SEARCH asm_sessions USING INDEX asm_sessions_by_agent (agent_id=?)",
+        ),
+        (
+            "search_sessions",
+            {"order": "-created_at", "status": ("failed",)},
+            "SEARCH asm_sessions USING INDEX asm_sessions_by_status (status=?)",
+        ),
+        (
+            "search_sessions",
+            {"agent_id": "agent 1"},
+            "SEARCH asm_sessions USING INDEX asm_sessions_by_agent_updated (agent_id=?)",
+        ),
+        (
+            "search_sessions",
+            {"status": ("failed",)},
+            "SEARCH asm_sessions USING INDEX asm_sessions_by_status_updated (status=?)",
+        ),
+        (
+            "search_sessions",
+            {"parent_session_id": "ses 1"},
+            "SEARCH asm_sessions USING INDEX asm_sessions_by_parent (parent_session_id=?)",
+        ),
+        ("search_runs", {}, "SCAN asm_runs USING INDEX asm_runs_by_started"),
+        ("search_runs", {"agent_id": "agent 1"}, "SCAN asm_runs USING INDEX asm_runs_by_started"),
+        ("search_runs", {"provider": "p"}, "SEARCH asm_runs USING INDEX asm_runs_by_provider (provider=?)"),
+        ("search_runs", {"order": "-tokens"}, "SCAN asm_runs USING INDEX asm_runs_by_tokens"),
+        ("search_runs", {"order": "tokens", "min_tokens": 1}, "SEARCH asm_runs USING INDEX asm_runs_by_tokens (tokens>?)"),
+        ("search_runs", {"session_id": "ses 1"}, "SEARCH asm_runs USING INDEX asm_runs_by_session (session_id=?)"),
+        ("search_events", {}, "SCAN asm_events USING INDEX asm_events_by_timestamp"),
+        ("search_events", {"type": ("run_failed",)}, "SCAN asm_events USING INDEX asm_events_by_timestamp"),
+        ("search_events", {"since": at(0)}, "SEARCH asm_events USING INDEX asm_events_by_timestamp (timestamp>?)"),
+        ("search_events", {"correlation_id": "c"}, f"{BY_CORRELATION} (correlation_id=?)"),
+        ("search_events", {"run_ids": ("run",)}, "SEARCH asm_events USING INDEX asm_events_by_run (run_id=?)"),
+        ("search_events", {"session_ids": ("ses 1",)}, f"{BY_SEQUENCE} (session_id=?)"),
+        ("count_events", {"correlation_id": "c"}, f"{BY_CORRELATION} (correlation_id=?)"),
+        ("get_session_stats", {"session_id": "ses 1"}, f"{BY_SEQUENCE} (session_id=? AND sequence_number<?)"),
+    ],
+)
+def test_a_search_goes_by_an_index(plans, name, given, expected):
+    plan = plans(lambda s: getattr(s, name)(**given))[0]
+    assert plan[0] == expected
+    if name in ("search_sessions", "search_runs"):  # one index has the order, too
+        assert SORTED not in plan
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("search_sessions", "SEARCH asm_sessions USING INDEX asm_sessions_by_updated ((updated_at,id)<(?,?))"),
+        ("search_runs", "SEARCH asm_runs USING INDEX asm_runs_by_started ((started_at,id)<(?,?))"),
+        ("search_events", "SEARCH asm_events USING INDEX asm_events_by_timestamp (timestamp>?)"),
+    ],
+)
+def test_a_page_begins_where_the_last_one_ended(plans, store, name, expected):
+    cursor = getattr(store, name)(limit=2).cursor
+    (plan,) = plans(lambda s: getattr(s, name)(limit=2, cursor=cursor))
+    assert plan[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"provider": "p"}, "asm_runs_by_provider (provider=?)"),
+        ({"since": at(0)}, "asm_runs_by_started (started_at>?)"),
+        ({"session_id": "ses 1"}, "asm_runs_by_session (session_id=?)"),
+    ],
+)
+def test_what_runs_used_is_summed_of_those_alone(plans, given, expected):
+    (plan,) = plans(lambda s: s.get_usage(**given, group_by=("day", "agent")))
+    assert f"SEARCH runs USING INDEX {expected}" in plan
+
+
 @pytest.mark.parametrize("name", ["session", "run"])
 def test_one_value_is_found_by_its_id(plans, store, name):
     found = (store.list_sessions() if name == "session" else store.list_runs("ses 0"))[0]

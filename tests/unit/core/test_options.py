@@ -88,6 +88,13 @@ def test_the_constructor_and_the_check_before_it_refuse_the_same(given, field, t
         assert (caught.value.code, caught.value.message, caught.value.details["field"]) == ("validation_error", text, field)
 
 
+def test_what_a_subclass_may_not_take_is_not_missed():
+    assert options_of(Shelf).pick({"width": 2, "gate": 1}) == {"width": 2}
+    assert options_of(Shelf).pick({"root": "r"}) == {"root": "r", "width": 3}
+    with pytest.raises(Error, match="width must be"):
+        options_of(Shelf).pick({"width": 0})
+
+
 def test_all_problems_are_told():
     assert problems(Shelf, width=0, height=1) == [
         "height is no option of Shelf; it takes: root, width",

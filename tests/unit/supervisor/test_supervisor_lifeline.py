@@ -11,7 +11,8 @@ import msgpack
 import multiprocess
 import pytest
 
-from asm_supervisor.lifeline import MAX_MESSAGE, End, Frames, Lifeline, encode
+from asm_supervisor.lifeline import Lifeline
+from asm_supervisor.pipe import MAX_MESSAGE, End, Frames, encode
 
 
 def framed(packed):

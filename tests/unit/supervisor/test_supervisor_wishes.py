@@ -194,8 +194,8 @@ class Tree(RuleBasedStateMachine):
 
 
 def test_a_tree_becomes_what_it_is_described_as(monkeypatch):
-    monkeypatch.setattr("asm_supervisor.child.Link", Process)
-    for module in ("child", "supervisor"):
+    monkeypatch.setattr("asm_supervisor.driven.Link", Process)
+    for module in ("driven", "group", "supervisor"):
         monkeypatch.setattr(f"asm_supervisor.{module}.time", SimpleNamespace(monotonic=lambda: Tree.now))
     run_state_machine_as_test(
         Tree,
