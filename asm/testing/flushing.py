@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,9 +10,19 @@ import pytest
 from asm.core.errors import Error
 from asm.core.values import Run, Session
 from asm.ports import ExecutionResult, SessionStore
-from asm.testing.samples import event, refused, run, same, session
+from asm.testing.samples import all_refused, event, refused, run, same, session
 
 __all__ = ["Flushing"]
+
+ALL = ("session", "run", "events", "provider_metadata")
+
+PARTS = [
+    names
+    for count in range(1, 5)
+    for names in itertools.combinations(ALL, count)
+    if "run" in names or "provider_metadata" not in names
+]
+"""What can be flushed together."""
 
 
 def result(session: Session, run: Run, count: int = 2, **more: Any) -> ExecutionResult:
@@ -29,12 +40,11 @@ class Flushing:
         done = run(saved.id).set_output({"answer": 42})
         store.append_event(event(saved.id))
         given = result(saved, done)
-        assert store.flush(given) is None
+        stored = [item.sequenced(number) for number, item in enumerate(given["events"], start=2)]
+        assert store.flush(given) == stored
         assert same(store.get_session(saved.id), saved)
         assert same(store.get_run(done.id), done)
-        assert store.get_events(saved.id, after=1) == [
-            item.sequenced(number) for number, item in enumerate(given["events"], start=2)
-        ]
+        assert store.get_events(saved.id, after=1) == stored
 
     def test_it_replaces_what_is_there(self, store: SessionStore) -> None:
         """Session and run, as saving does."""
@@ -64,13 +74,15 @@ class Flushing:
         assert same(store.get_run(done.id), done)
 
     def test_flushing_again_changes_nothing(self, store: SessionStore) -> None:
-        """Its events are stored once."""
+        """Its events are stored once, and come back as they are stored."""
         given = result(session(), run())
         given["run"] = run(given["session"].id)
-        store.flush(given)
-        before = store.get_events(given["session"].id)
-        store.flush(given)
-        assert store.get_events(given["session"].id) == before
+        stored = store.flush(given)
+        assert store.get_events(given["session"].id) == stored
+        given["events"].append(event(given["session"].id))
+        assert store.flush(given)[:2] == stored
+        assert store.flush({"events": [given["events"][1]] * 2}) == [stored[1]] * 2
+        assert store.get_latest_sequence(given["session"].id) == 3
 
     def test_events_of_other_sessions_may_come_along(self, store: SessionStore) -> None:
         """Each is numbered in its own."""
@@ -87,11 +99,9 @@ class Flushing:
         store.save_session(saved)
         store.save_run(started)
         for name, bad in [
-            ("session", None),
             ("session", "ses"),
             ("run", saved),
             ("events", "events"),
-            ("events", None),
             ("events", [event(saved.id), None, event(saved.id)]),
             ("provider_metadata", "text"),
             ("provider_metadata", {"not JSON": object()}),
@@ -123,14 +133,44 @@ class Flushing:
         assert same(store.get_run(run_there.id), run_there)
         assert store.get_events("ses_owner") == [event_there]
 
-    @pytest.mark.parametrize("name", ["session", "run", "events"])
-    def test_nothing_may_be_missing(self, store: SessionStore, name: str) -> None:
-        """``validation_error``."""
-        given: Any = result(session(), run())
-        del given[name]
-        with refused("validation_error"):
-            store.flush(given)
+    @pytest.mark.parametrize("names", PARTS, ids=" and ".join)
+    @pytest.mark.parametrize("absent", [{}, dict.fromkeys(ALL)], ids=["left out", "None"])
+    def test_any_of_it_may_be_missing(self, store: SessionStore, names: tuple[str, ...], absent: dict[str, Any]) -> None:
+        """What is given is stored, and what is not stays as it is."""
+        saved = session(id="ses", metadata={"is": "old"})
+        started = run("ses", status="running", provider_metadata={"kept": 1})
+        store.flush({"session": saved, "run": started, "events": [event()]})
+        new: Any = result(saved.update_status("failed"), started.set_output({}), provider_metadata={"added": 2})
+        given: Any = {**absent, **{name: new[name] for name in names}}
+        stored = store.flush(given)
+        assert stored == ([item.sequenced(number) for number, item in enumerate(new["events"], 2)] if "events" in names else [])
+        assert store.get_events("ses", after=1) == stored
+        assert same(store.get_session("ses"), new["session"] if "session" in names else saved)
+        expected = new["run"] if "run" in names else started
+        if "provider_metadata" in names:
+            expected = expected.changed(provider_metadata={"kept": 1, "added": 2})
+        assert same(store.get_run(started.id), expected)
+
+    def test_a_part_alone_makes_nothing_else(self, store: SessionStore) -> None:
+        """Events need no session, and neither does a run."""
+        assert store.flush({"events": [event(), event("ses_other")]}) != []
+        assert store.flush({"run": run()}) == []
+        assert store.flush({"events": []}) == []
         assert store.list_sessions() == []
+        with refused("session_not_found"):
+            store.get_session("ses")
+        assert len(store.list_runs("ses")) == len(store.get_events("ses")) == 1
+
+    def test_something_must_be_given(self, store: SessionStore) -> None:
+        """``validation_error`` for nothing at all, and for what is merged into a run without one."""
+        bad: list[Any] = [
+            {},
+            dict.fromkeys(ALL),
+            {"provider_metadata": {"a": 1}},
+            {"events": [event()], "provider_metadata": {"a": 1}},
+        ]
+        all_refused("validation_error", store.flush, bad)
+        assert store.get_latest_sequence("ses") == 0
 
     @pytest.mark.parametrize("bad", [None, [], "result", 1], ids=repr)
     def test_what_is_no_result_is_refused(self, store: SessionStore, bad: Any) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "MOMENTS",
     "ODD_IDS",
     "all_refused",
+    "argument_refused",
     "at",
     "at_once",
     "event",
@@ -143,6 +144,11 @@ def all_refused(code: str, call: Callable[[Any], object], values: Iterable[Any])
         else:
             answer = "accepted"
         assert answer == code, f"for {value!r}"
+
+
+def argument_refused(code: str, call: Callable[..., object], name: str, values: Iterable[Any]) -> None:
+    """Expect an :class:`Error` with this code for each of the values as the argument of this name."""
+    all_refused(code, lambda value: call(**{name: value}), values)
 
 
 def same(found: Value, expected: Value) -> bool:

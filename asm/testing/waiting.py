@@ -62,6 +62,13 @@ class Waiting:
             ({"type": ["run_failed", "run_completed"]}, {"type": "run_started"}, {"type": "run_failed"}),
             ({"run_id": "run_a"}, {"run_id": "run_b"}, {"run_id": "run_a"}),
             ({"since": at(10)}, {"timestamp": at(9)}, {"timestamp": at(10)}),
+            ({"until": at(10)}, {"timestamp": at(10)}, {"timestamp": at(9)}),
+            ({"correlation_id": "a"}, {"correlation_id": "b"}, {"correlation_id": "a"}),
+            (
+                {"correlation_id": "a", "type": "run_failed"},
+                {"correlation_id": "a"},
+                {"correlation_id": "a", "type": "run_failed"},
+            ),
             ({"after": 3}, {}, {}),
             ({"run_id": "run_a", "type": "run_failed"}, {"run_id": "run_a"}, {"run_id": "run_a", "type": "run_failed"}),
         ],

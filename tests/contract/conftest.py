@@ -194,7 +194,12 @@ def custom_tree(_directory, trees):
     return artifacts_tree(trees, 'store = "shelf:Shelf"')
 
 
+ONE_OF_EACH = {"memory": memory, "sqlite": sqlite, "postgres": postgres, "sqlite tree": sqlite_tree}
+"""Every database, and one of the ways through processes: what is on that way is the same for every operation."""
+
 VARIANTS = {
+    "query": ONE_OF_EACH,
+    "maintenance": ONE_OF_EACH,
     "session": {
         "memory": memory,
         "sqlite": sqlite,

@@ -55,7 +55,7 @@ def coroutine(method: ast.FunctionDef) -> ast.AsyncFunctionDef:
     return ast.AsyncFunctionDef(method.name, method.args, body=method.body[:1], decorator_list=[], returns=result)
 
 
-def beside(method: ast.FunctionDef) -> ast.stmt:
+def beside(method: ast.FunctionDef) -> ast.AsyncFunctionDef | ast.FunctionDef:
     """Return the declaration of what handles have beside the operations: it awaits what it is given, and yields likewise."""
     for argument in method.args.args:
         match argument.annotation:

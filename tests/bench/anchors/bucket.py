@@ -2,7 +2,8 @@
 
     python bucket.py COUNT
 
-It has its names in order, and lists what is asked for. The usual fakes sort all their names for every list, and would be measured instead of us.
+It has its names in order, and lists what is asked for. The usual fakes sort all their names for every list, and would be
+measured instead of us.
 """
 
 import bisect
