@@ -17,9 +17,6 @@ faster, and each of them later."""
 ANSWERS_AHEAD: Final = 1024 * 1024
 """How many bytes of answers a connection may have asked for and not taken, as can be foreseen, before its next call waits."""
 
-OURS_AHEAD: Final = 16
-"""How many times as many a connection of our tree may."""
-
 FORGETTING: Final = 0.75
 """Large answers are foreseen where one was large. With each that is smaller, this much of what was foreseen is left."""
 
@@ -79,13 +76,6 @@ class Account:
         self.waiting: dict[Lane, OrderedDict[Call, None]] = {}
         """Its calls that wait for a turn."""
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the answer to one more call would soon be taken, if it is as large as the latest were."""
-        limit = OURS_AHEAD * ANSWERS_AHEAD if self.client.is_ours else ANSWERS_AHEAD
-        foreseen = self.queued + self.unsent + (self.at_work + self.is_slow) * self.answer_size
-        return foreseen < limit or not (self.is_slow or self.at_work or self.queued)
-
     def answered(self, size: int) -> None:
         """Learn how large an answer was."""
         self.answer_size = max(size, self.answer_size * FORGETTING)
@@ -112,6 +102,25 @@ class Lane:
         """Return the calls that wait for a turn, in the order of each connection."""
         accounts = [*(account for queue in self.queues.values() for account in queue), *self.blocked]
         return [call for account in accounts for call in account.waiting[self]]
+
+    def take_out(self, call: Call) -> None:
+        """Let a call wait no more, if it does."""
+        account = call.account
+        queue = account.waiting.get(self)
+        if queue is not None and call in queue:
+            del queue[call]
+            if not queue:
+                del account.waiting[self]
+                self.drop(account)
+
+    def drop(self, account: Account) -> None:
+        """Let a connection be in no queue."""
+        self.blocked.pop(account, None)
+        accounts = self.queues.get(account.client)
+        if accounts is not None:
+            accounts.pop(account, None)
+            if not accounts:
+                del self.queues[account.client]
 
     @property
     def is_stuck(self) -> bool:

@@ -34,6 +34,9 @@ __all__ = ["DOOR", "OURS", "UNREAD_SECONDS", "Admission"]
 OURS: Final = 2
 """How many times as much as all others together a process of our tree may have in flight."""
 
+OURS_AHEAD: Final = 16
+"""How many times as many a connection of our tree may."""
+
 UNREAD_SECONDS: Final = 5.0
 """For how long a connection with too many answers unread may take nothing at all: its process may be busy with the last one."""
 
@@ -126,7 +129,7 @@ class Admission(Generic[C]):
         many = self.calls >= self._few_calls or self.bytes >= self._few_bytes
         if (many or call.is_upload) and (error := self._refusal(client, call)):
             return error
-        if lane.is_stuck:
+        if lane.stuck >= lane.room:
             return _stuck(lane)
         self.calls += 1
         self.bytes += call.size
@@ -135,7 +138,7 @@ class Admission(Generic[C]):
         if call.is_upload:
             self.uploads += 1
             client.uploads += 1
-        elif lane.free and not lane.queues and lane not in account.waiting and account.is_ready:
+        elif lane.free and not lane.queues and lane not in account.waiting and _is_ready(account):
             self._give_turn(call)
         else:
             self._queue(call)
@@ -157,8 +160,8 @@ class Admission(Generic[C]):
         self._count_waiting(call, -1)
         self._queue(call)
         lane = call.lane
-        if lane.free and len(lane.queues) == 1 and len(call.account.waiting[lane]) == 1 and call.account.is_ready:
-            self._unqueue(call)
+        if lane.free and len(lane.queues) == 1 and len(call.account.waiting[lane]) == 1 and _is_ready(call.account):
+            call.lane.take_out(call)
             self._give_turn(call)
         return call.has_turn
 
@@ -194,7 +197,7 @@ class Admission(Generic[C]):
         """Learn that a call was answered, or that nobody waits for it any more."""
         call.is_over = True
         if call.account.waiting:
-            self._unqueue(call)
+            call.lane.take_out(call)
         if not call.holds:
             self._forget(call)
         elif call.has_turn:
@@ -221,14 +224,14 @@ class Admission(Generic[C]):
             while lane.free and lane.queues:
                 client, accounts = next(iter(lane.queues.items()))
                 account = next(iter(accounts))
-                if not account.is_ready:
-                    self._drop(lane, account)
+                if not _is_ready(account):
+                    lane.drop(account)
                     lane.blocked[account] = None
                     continue
                 call = next(iter(account.waiting[lane]))
                 lane.queues.move_to_end(client)
                 accounts.move_to_end(account)
-                self._unqueue(call)
+                call.lane.take_out(call)
                 self._give_turn(call)
                 begin.append(call)
             if lane.is_stuck:
@@ -240,7 +243,7 @@ class Admission(Generic[C]):
     def took(self, account: Account) -> None:
         """Learn that a connection may be ready for more."""
         for lane in account.waiting:
-            if account in lane.blocked and account.is_ready:
+            if account in lane.blocked and _is_ready(account):
                 del lane.blocked[account]
                 lane.queues.setdefault(account.client, OrderedDict())[account] = None
                 self._look_at(lane)
@@ -340,25 +343,6 @@ class Admission(Generic[C]):
             self.took(account)
         account.waiting[lane][call] = None
 
-    def _unqueue(self, call: Call) -> None:
-        """Take a call out of its queue, if it is in one."""
-        account, lane = call.account, call.lane
-        queue = account.waiting.get(lane, ())
-        if call in queue:
-            del account.waiting[lane][call]
-            if not queue:
-                del account.waiting[lane]
-                self._drop(lane, account)
-
-    def _drop(self, lane: Lane, account: Account) -> None:
-        """Let a connection be in no queue of a lane."""
-        lane.blocked.pop(account, None)
-        accounts = lane.queues.get(account.client)
-        if accounts is not None:
-            accounts.pop(account, None)
-            if not accounts:
-                del lane.queues[account.client]
-
     def _look_at(self, lane: Lane) -> None:
         self._lanes[lane] = None
         self.is_waited_for = True
@@ -398,3 +382,10 @@ def _stuck(lane: Lane) -> Error:
     return overloaded(
         f"all {lane.room} turns of the store have calls that nobody waits for any more, and that do not come back"
     )
+
+
+def _is_ready(account: Account) -> bool:
+    """Whether the answer to one more call would soon be taken, if it is as large as the latest were."""
+    limit = OURS_AHEAD * ANSWERS_AHEAD if account.client.is_ours else ANSWERS_AHEAD
+    foreseen = account.queued + account.unsent + (account.at_work + account.is_slow) * account.answer_size
+    return foreseen < limit or not (account.is_slow or account.at_work or account.queued)

@@ -25,6 +25,7 @@ from asm.core.errors import Error
 from asm.operations import METHODS, Operation, unchecked
 from asm.processes.accounts import Lane
 from asm.processes.answers import Answer
+from asm.processes.health import Health
 from asm.processes.limits import Limits
 from asm.processes.longpolls import LongPoll, LongPolls
 from asm.processes.loops import Loop
@@ -44,8 +45,8 @@ T = TypeVar("T")
 LARGE: Final = 64 * 1024
 """From how many bytes on a message is not decoded or encoded in the loop, where others would wait: some take a second."""
 
-Heard = Callable[[str, Error | None], None]
-"""Told the outcome of each call: the operation, and the error that it ended with, if any."""
+Failed = Callable[[str, Error], None]
+"""Told of a call that failed: the operation, and the error."""
 
 Then = Callable[[Call, Answer], None]
 
@@ -109,14 +110,16 @@ class Backend:
 
     :param name: the name that errors give it.
     :param store: the adapter.
-    :param heard: told the outcomes.
+    :param health: told how the store does.
+    :param failed: told of each call that failed.
     :param limits: what calls may cost.
     """
 
-    def __init__(self, name: str, store: Any, heard: Heard, limits: Limits) -> None:
+    def __init__(self, name: str, store: Any, health: Health, failed: Failed, limits: Limits) -> None:
         self._name = name
         self._store = store
-        self._heard = heard
+        self._health = health
+        self._has_failed = failed
         self._operations = operations_of(type(store))
         self._methods = {item.name: unchecked(store, item.name) for item in self._operations.values()}
         self._rows = getattr(store, "rows", None)
@@ -238,8 +241,10 @@ class Backend:
         threads.submit(lambda: self._loop.post(self._did, call, then, None if call.is_over else work()))
 
     def _did(self, call: Call, then: Callable[[Call, Any], None], outcome: Any) -> None:
-        call.let_go()
-        if not call.is_over:
+        if call.is_over:
+            call.let_go()
+        else:
+            call.holds -= 1
             then(call, outcome)
 
     def _perform(self, request: _Request, most: int | None = None) -> Answer:
@@ -312,10 +317,10 @@ class Backend:
         """Answer a call."""
         request: _Request = call.request
         if answer.error is not None:
-            self._heard(request.operation.name, answer.error)
+            self._has_failed(request.operation.name, answer.error)
             call.fail(answer.error)
         elif answer.is_complete and answer.size <= self._bound(request):
-            self._heard(request.operation.name, None)
+            self._health.succeeded(request.operation.name)
             call.finish(answer.whole())
         elif request.is_streamed and request.operation.returns_rows:
             self._send(call, answer.pieces(), self._aside if self._in_loop else self._threads)
@@ -328,10 +333,10 @@ class Backend:
 
         def failed(cause: Exception) -> Error:
             error = self._failure(operation, cause)
-            self._loop.post(self._heard, operation.name, error)
+            self._loop.post(self._has_failed, operation.name, error)
             return error
 
-        Download(call, pieces, threads, failed, lambda: self._heard(operation.name, None))
+        Download(call, pieces, threads, failed, lambda: self._health.succeeded(operation.name))
 
     def _failed(self, operation: Operation, cause: BaseException) -> Answer:
         return Answer(operation, error=self._failure(operation, cause))

@@ -141,14 +141,12 @@ class Hosted:
     # -- inside
 
     def _serve(self) -> None:
-        self._backend = Backend(self.name, self._opened, self._heard, self._limits)
+        self._backend = Backend(self.name, self._opened, self.health, self._failed, self._limits)
         self.take = self._backend.take
 
-    def _heard(self, operation: str, error: Error | None) -> None:
-        """Note the outcome of a call."""
-        if error is None:
-            self.health.succeeded(operation)
-        elif self.health.failed(operation, error, time.monotonic()):
+    def _failed(self, operation: str, error: Error) -> None:
+        """Note that a call failed."""
+        if self.health.failed(operation, error, time.monotonic()):
             self._failed_call.set()
 
     async def _keep(self, changed: Callable[[], None], failed: Callable[[Error], None]) -> None:
