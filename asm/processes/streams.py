@@ -20,8 +20,9 @@ from asm.core.errors import Error
 from asm.processes.loops import Loop
 from asm.processes.peers import Call
 from asm.wire import streams
+from asm.wire.conversation import Receiving, Sending
 from asm.wire.messages import MessageError, packed
-from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW, read_stream
+from asm.wire.streams import CHUNK, MORE, PIECE, read_stream
 
 __all__ = ["Download", "Upload", "cut", "read_pieces"]
 
@@ -39,7 +40,7 @@ class Upload:
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._arrived: queue.SimpleQueue[bytes | int | None] = queue.SimpleQueue()
-        self._window = WINDOW
+        self._receiving = Receiving()
         self._ended = False
 
     def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
@@ -48,10 +49,10 @@ class Upload:
         :raises MessageError: for what is no chunk, for more than may come, or after the end.
         """
         carried = read_stream(body, rest_at)
-        size = len(carried) if isinstance(carried, bytes) else 0
-        if method != CHUNK or self._ended or size > self._window:
-            raise MessageError("an upload takes chunks, not more than the window, and nothing after its end")
-        self._window -= size
+        if method != CHUNK or self._ended:
+            raise MessageError("an upload takes chunks, and nothing after its end")
+        if isinstance(carried, bytes):
+            self._receiving.arrived(len(carried))
         self._ended = isinstance(carried, int)
         self._arrived.put(carried)
 
@@ -84,10 +85,10 @@ class Upload:
             self._loop.call_soon_threadsafe(self._taken, len(piece))
 
     def _taken(self, size: int) -> None:
-        self._window += size
-        if not self._ended:
+        more = self._receiving.take(size)
+        if more and not self._ended:
             peer = self._call.peer
-            peer.send(streams.more(peer.packer, self._call.head.msgid, size))
+            peer.send(streams.more(peer.packer, self._call.head.msgid, more))
 
 
 class Download:
@@ -113,8 +114,7 @@ class Download:
         self._failed = failed
         self._succeeded = succeeded
         self._loop = Loop.running()
-        self._window = WINDOW
-        self._sent = 0
+        self._sending = Sending()
         self._making = False
         call.work = self
         self._go_on()
@@ -127,7 +127,7 @@ class Download:
         size = read_stream(body, rest_at)
         if method != MORE or not isinstance(size, int):
             raise MessageError("an answer in pieces takes numbers of bytes that may come")
-        self._window = min(self._window + size, WINDOW)
+        self._sending.let(size)
         self._go_on()
 
     def cancel(self, call: Call) -> None:
@@ -137,7 +137,7 @@ class Download:
 
     def _go_on(self) -> None:
         """Make the next piece, if it may go and none is being made."""
-        if self._making or self._call.is_over or self._window < PIECE or not self._call.peer.writable(self._go_on):
+        if self._making or self._call.is_over or self._sending.room < PIECE or not self._call.peer.writable(self._go_on):
             return
         self._making = True
         self._call.holds += 1
@@ -162,10 +162,9 @@ class Download:
             call.fail(error)
         elif len(piece) < PIECE:
             self._succeeded()
-            call.finish(packed([piece, self._sent + len(piece)]))
+            call.finish(packed([piece, self._sending.total + len(piece)]))
         else:
-            self._window -= PIECE
-            self._sent += PIECE
+            self._sending.sent(PIECE)
             call.rest(is_long=True)
             call.peer.send(*streams.chunk(call.peer.packer, call.head.msgid, piece))
             self._go_on()

@@ -28,9 +28,7 @@ from asm.processes.limits import Limits
 from asm.processes.links import Link, Named
 from asm.processes.peers import Peer
 from asm.processes.service import Service
-from asm.wire.calls import decode_result
-from asm.wire.frames import Splitter
-from asm.wire.messages import Packer, decode_response
+from asm.wire.conversation import Conversation
 
 HEAD = ("step, alone and warm", "µs of a processor")
 TREE_HEAD = ("in a tree, µs of a processor a call", "clients", "composite", "worker", "its threads")
@@ -111,7 +109,7 @@ def _busy(task):
 
 async def _alone(count):
     passing, serving = _Side(_composite), _Side(_worker)
-    packer, splitter = Packer(), Splitter()
+    conversation = Conversation(hello=None)
     took = []
     for number in range(count):
         made = event("ses_steps")
@@ -120,8 +118,8 @@ async def _alone(count):
         def note(moments=moments):
             moments.append(time.thread_time_ns())
 
-        call = outgoing(OPERATION, OPERATION.bind((made,), {}), 5.0)
-        request = call.frame(packer, number)
+        out = outgoing(OPERATION, OPERATION.bind((made,), {}), 5.0)
+        call, request = out.begin(conversation)
         note()
         passed = passing.take(passing.near, request, passing.far)
         note()
@@ -129,8 +127,8 @@ async def _alone(count):
         note()
         answered = passing.take(passing.far, answer, passing.near)
         note()
-        (body,) = splitter.feed(answered)
-        assert decode_result(OPERATION, decode_response(body)[1], {"event": made}).sequence_number == number + 1
+        conversation.receive(answered)
+        assert out.result(call, None).sequence_number == number + 1
         note()
         took.append([(after - before) / 1000 for before, after in itertools.pairwise(moments)])
     figures = [statistics.median(column) for column in zip(*took, strict=True)]

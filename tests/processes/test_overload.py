@@ -170,7 +170,7 @@ def test_connections_that_never_read_cost_little_at_the_peak(trees):
                     [0, msgid, "session.get_events", [{"waits": True}, {"session_id": "ses_1", "wait_timeout_ms": 1}]]
                 )
             )
-            for msgid in range(300)
+            for msgid in range(200)  # fewer than one process may have
         )
         peaks = Peaks(tree)
         for name in ("MyApp.Store", "dev.sessions"):
