@@ -19,10 +19,10 @@ from typing import Final
 
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
-from asm.core.values import Event, Run
+from asm.core.values import Event, Run, Session
 from asm.ports import ExecutionResult
 
-__all__ = ["Appends", "Callback", "flushed_run", "numbered", "require_same_session"]
+__all__ = ["Appends", "Callback", "flushed_run", "numbered", "require_expected", "require_same_session", "require_unchanged"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -73,10 +73,49 @@ def require_same_session(kind: str, given: Event | Run, stored: Event | Run) -> 
         )
 
 
-def flushed_run(result: ExecutionResult) -> Run:
-    """Return the run of a ``flush``, with the ``provider_metadata`` that came beside it merged into its own."""
-    run = result["run"]
-    return run.changed(provider_metadata={**run.provider_metadata, **result.get("provider_metadata", {})})
+def require_unchanged(expected: Session | Run, stored: Session | Run | None) -> None:
+    """Refuse to replace a value that is not stored as whoever replaces it expects.
+
+    :param expected: what was given as ``replacing``.
+    :param stored: what is stored under its id, if anything is.
+    :raises Error: ``conflict``, with the id and the map of what is stored as ``current``.
+    """
+    if stored != expected:
+        kind = type(expected).__name__.lower()
+        problem = "is not stored any more, or never was" if stored is None else "was changed by somebody else in the meantime"
+        raise Error(
+            "conflict",
+            f"the {kind} {expected.id!r} {problem}; read it, change that, and save it again",
+            details={f"{kind}_id": expected.id, "current": None if stored is None else stored.to_map()},
+        )
+
+
+def require_expected(expect: Mapping[str, int] | None, latest: Callable[[str], int]) -> None:
+    """Refuse an append to sessions of which one does not stand where it is expected to.
+
+    Not called when there are events and all of them are stored already: these come back whatever is expected, and the rest of
+    a ``flush`` is stored as ever.
+
+    :param expect: what was given as ``expect``.
+    :param latest: returns the last number that was given in a session.
+    :raises Error: ``conflict``, for the first of the sessions by id.
+    """
+    for session_id, expected in sorted((expect or {}).items()):
+        if (actual := latest(session_id)) != expected:
+            raise Error(
+                "conflict",
+                f"the session {session_id!r} stands at {actual}, and not at {expected}: somebody else appended to it or "
+                f"deleted it; read what is there now, and append again if that still makes sense",
+                details={"session_id": session_id, "expected": expected, "actual": actual},
+            )
+
+
+def flushed_run(result: ExecutionResult) -> Run | None:
+    """Return the run of a ``flush``, if it has one, with the ``provider_metadata`` that came beside it merged into its own."""
+    run, beside = result.get("run"), result.get("provider_metadata")
+    if run is None or not beside:
+        return run
+    return run.changed(provider_metadata={**run.provider_metadata, **beside})
 
 
 class Appends:

@@ -158,15 +158,19 @@ class InMemorySessionStore(Adapter):
     def flush(self, result: ExecutionResult, *, expect: Expected = None) -> list[Event]:
         if expect is not None:
             raise Error("capability_not_supported", "not yet")
-        run = flushed_run(result)
+        session, run, events = result.get("session"), flushed_run(result), result.get("events", [])
         with self._lock:
             self.require_open()
-            self._require_own(run)
-            self._append(result["events"])  # first: it may be refused
-            self._sessions.put(result["session"])
-            self._runs.put(run)
-        self.appends.announce(event.session_id for event in result["events"])
-        return [self._events[event.id] for event in result["events"]]
+            if run is not None:
+                self._require_own(run)
+            self._append(events)  # first: it may be refused
+            stored = [self._events[event.id] for event in events]
+            if session is not None:
+                self._sessions.put(session)
+            if run is not None:
+                self._runs.put(run)
+        self.appends.announce(event.session_id for event in events)
+        return stored
 
     def get_events(
         self,

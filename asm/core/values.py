@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
-from asm.core import checks
+from asm.core import checks, sums
 from asm.core.fields import (
     Count,
     Id,
@@ -273,17 +273,13 @@ class Run(Value):
         return self.changed(turn_count=self.turn_count + 1)
 
     def update_token_usage(self, usage: Mapping[str, Any]) -> Run:
-        """Return the run with ``usage`` added to its own, number by number.
+        """Return the run with ``usage`` added to its own, number by number, also in nested maps.
 
-        :raises Error: ``validation_error`` when one of the two has something else than a number under a key of ``usage``.
+        :raises Error: ``validation_error`` when ``usage`` has something else in it, or the run has under one of its keys.
         """
-        total = dict(self.token_usage)
-        for key, number in checks.json_map(usage, "usage").items():
-            before = total.get(key, 0)
-            for where, value in (("usage", number), ("Run.token_usage", before)):
-                if not isinstance(value, int | float) or isinstance(value, bool):
-                    checks.refuse(f"{where}.{key}", f"must be a number, not {checks.shown(value)}")
-            total[key] = before + number
+        usage, total = checks.json_map(usage, "usage"), dict(self.token_usage)
+        sums.require_addable(total, usage)
+        sums.add(total, usage)
         return self.changed(token_usage=total)
 
     def __hash__(self) -> int:

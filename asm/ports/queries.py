@@ -62,10 +62,10 @@ class SessionQueries(Protocol):
         :param status: one status, or several of which any will do.
         :param provider: sessions that have a run of this provider.
         :param tags: sessions that bear all of these.
-        :param metadata: sessions whose ``metadata`` has these values under these keys.
-        :param created_after: sessions that were created later than this; the other times likewise.
+        :param metadata: sessions whose ``metadata`` has these values under these keys. 1 is 1.0, and neither is ``True``.
+        :param created_after: sessions that were created later than this; the other times likewise, ``…_before`` earlier.
         :param include_deleted: whether sessions with a ``deleted_at`` are found, too.
-        :param order: by which time, with ``-`` the latest first; those of the same moment by id.
+        :param order: by which time, those of the same moment by id; with ``-`` all of it the other way round, the latest first.
         :param limit: how many to return at the most.
         :param cursor: that of the page before.
         :raises Error: ``invalid_cursor`` for a cursor of another search.
@@ -93,7 +93,7 @@ class SessionQueries(Protocol):
 
         :param agent_id: runs of the sessions of this agent.
         :param min_tokens: runs with so many tokens or more.
-        :param order: by what, with ``-`` the latest or the most first; those that are equal by id.
+        :param order: by what, those that are equal by id; with ``-`` all of it the other way round, the most first.
         :raises Error: ``invalid_cursor``.
         """
         ...
@@ -117,8 +117,9 @@ class SessionQueries(Protocol):
 
         :param session_ids: events of any of these sessions.
         :param run_ids: events of any of these runs.
-        :param text: events in whose ``data`` this occurs, in a key or a value, whatever the case.
-        :param order: by ``timestamp``, with ``-`` the latest first; those of the same moment by session and number.
+        :param text: events in whose ``data`` this occurs, within a key or a value that is a string, however deep, whatever the
+            case: as if both went through :meth:`str.casefold`. An empty one occurs in every event.
+        :param order: by ``timestamp``, those of the same moment by session and number; with ``-`` the other way round.
         :raises Error: ``invalid_cursor``.
         """
         ...

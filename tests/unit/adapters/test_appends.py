@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from asm.adapters.appends import Appends, flushed_run, numbered
+from asm.adapters.appends import Appends, flushed_run, numbered, require_expected, require_unchanged
 from asm.core.errors import Error
 from asm.core.values import Event, Run, Session
 
@@ -79,6 +79,35 @@ def test_what_a_flush_brings_is_merged_into_its_run():
     assert flushed_run(result).provider_metadata == {"model": "new", "kept": 1}
     del result["provider_metadata"]
     assert flushed_run(result) == run
+    assert flushed_run({"session": session}) is None
+
+
+# -- conflicts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("session", Session.new(agent_id="agent")), ("run", Run.new(session_id="ses"))],
+    ids=["session", "run"],
+)
+def test_only_what_is_unchanged_is_replaced(kind, expected):
+    require_unchanged(expected, type(expected).from_map(expected.to_map()))
+    other = expected.changed(metadata={"a": 1})
+    for stored, current in [(other, other.to_map()), (None, None)]:
+        with pytest.raises(Error) as caught:
+            require_unchanged(expected, stored)
+        assert caught.value.code == "conflict"
+        assert caught.value.details == {f"{kind}_id": expected.id, "current": current}
+
+
+def test_sessions_must_stand_where_they_are_expected_to():
+    latest = {"a": 3}.get
+    require_expected(None, lambda _: pytest.fail("nothing is expected"))
+    require_expected({"b": 0, "a": 3}, lambda name: latest(name, 0))
+    with pytest.raises(Error) as caught:
+        require_expected({"c": 1, "a": 4}, lambda name: latest(name, 0))
+    assert caught.value.code == "conflict"
+    assert caught.value.details == {"session_id": "a", "expected": 4, "actual": 3}
 
 
 # -- announce and subscribe -----------------------------------------------------------------------------------------

@@ -497,16 +497,34 @@ def test_run_increment_turn():
 def test_run_update_token_usage_adds_numbers():
     run = a_run(token_usage={"input": 10, "kept": 1}).update_token_usage({"input": 5, "output": 0.5})
     assert run.token_usage == {"input": 15, "kept": 1, "output": 0.5}
+    details = {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 5, "audio": None}, "reasoning": None}
+    run = a_run(token_usage={"input_tokens_details": {"cached_tokens": 1, "text": 2}, "reasoning": 3})
+    assert run.update_token_usage(details).update_token_usage(details).token_usage == {
+        "input_tokens": 14,
+        "input_tokens_details": {"cached_tokens": 11, "text": 2},
+        "reasoning": 3,
+    }
 
 
 @pytest.mark.parametrize(
-    ("before", "usage"), [({}, {"a": "1"}), ({"a": "1"}, {"a": 1}), ({}, {"a": True}), ({}, None), ({"a": 2**63 - 1}, {"a": 1})]
+    ("before", "usage", "field"),
+    [
+        ({}, {"a": "1"}, "usage.a"),
+        ({"a": "1"}, {"a": 1}, "Run.token_usage.a"),
+        ({}, {"a": True}, "usage.a"),
+        ({}, {"a": {"b": [1]}}, "usage.a.b"),
+        ({"a": 1}, {"a": {"b": 1}}, "Run.token_usage.a"),
+        ({"a": {"b": 1}}, {"a": 1}, "Run.token_usage.a"),
+        ({"a": {"b": "1"}}, {"a": {"b": 1}}, "Run.token_usage.a.b"),
+        ({}, None, "usage"),
+        ({"a": 2**63 - 1}, {"a": 1}, "Run.token_usage.a"),
+    ],
 )
-def test_run_update_token_usage_refuses_what_is_no_number(before, usage):
+def test_run_update_token_usage_refuses_what_is_no_number(before, usage, field):
     run = a_run(token_usage=before)
     with pytest.raises(Error) as caught:
         run.update_token_usage(usage)
-    assert caught.value.code == "validation_error"
+    assert (caught.value.code, caught.value.details["field"]) == ("validation_error", field)
     assert run.token_usage == before
 
 
