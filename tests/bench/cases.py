@@ -8,6 +8,7 @@ import calls
 import durable
 import reading
 import upkeep
+import whole
 
 
 class Case(NamedTuple):
@@ -27,6 +28,8 @@ CASES = {
     "durable-batches": Case(durable.batched_appends, lambda _: durable.BATCHED_APPENDS),
     "much": Case(reading.much, reading.much_rows),
     "polls": Case(reading.polls, reading.polls_rows),
+    "expecting": Case(whole.expecting, lambda _: whole.EXPECTING),
+    "whole": Case(whole.whole, whole.whole_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
     "restart": Case(upkeep.killed, lambda _: upkeep.KILLED),
     "import": Case(upkeep.imported, lambda _: upkeep.IMPORTED),

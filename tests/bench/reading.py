@@ -12,6 +12,10 @@ from trees import MEMORY, SESSIONS, SQLITE, tree
 import asm
 
 PAGE = 50
+LAST = 20
+RARE = "turn_completed"
+"""The type of one event in as many as are asked for."""
+
 FEW = 1000
 """Events and sessions of the store that is compared with."""
 
@@ -34,6 +38,7 @@ def much_rows(size):
     """Return the rows of :func:`much`."""
     named = {
         "page": f"last page of {PAGE} of {size.events:,} events",
+        "last": f"get_events(last={LAST}) of a type, of {size.events:,} events",
         "list": f"list_sessions(limit={PAGE}) of {size.sessions:,}",
     }
     return [
@@ -58,7 +63,12 @@ def much(bench):
                 f"page, {store}": last_page(much_of, bench.size.events),
                 f"page of {FEW:,}, {store}": last_page(little_of, FEW),
             }
-            reads += [pages, {f"list, {store}": first_page(much_of), f"list of {FEW:,}, {store}": first_page(little_of)}]
+            latest = {f"last, {store}": last_of_type(much_of), f"last of {FEW:,}, {store}": last_of_type(little_of)}
+            reads += [
+                pages,
+                latest,
+                {f"list, {store}": first_page(much_of), f"list of {FEW:,}, {store}": first_page(little_of)},
+            ]
         for _ in range(bench.rounds):
             yield _in_turn(reads, max(bench.size.calls // 10, 10))
 
@@ -104,6 +114,15 @@ def last_page(store, count, session_id=LONG):
     return read
 
 
+def last_of_type(store):
+    """Return a function that reads the latest events of a type."""
+
+    def read():
+        assert len(store.get_events(LONG, type=RARE, last=LAST)) == LAST
+
+    return read
+
+
 def first_page(store):
     """Return a function that lists the first sessions."""
 
@@ -122,7 +141,7 @@ def fill_events(trees, there, count, session_id=LONG):
 
         def work():
             for size in batches[number % 2 :: 2]:
-                store.append_events([event(session_id) for _ in range(size)])
+                store.append_events([event(session_id, **({} if at % LAST else {"type": RARE})) for at in range(size)])
 
         return work
 
