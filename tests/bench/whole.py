@@ -1,4 +1,4 @@
-"""What the contract promises of single calls: an answer comes whole however large it is, and expecting something costs little."""
+"""What the contract promises of single calls: an answer comes whole however large it is, and expecting costs little."""
 
 import time
 from pathlib import Path
