@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,10 @@ __all__ = ["PRELOAD", "Exit", "Snapshot", "build", "composite_spec", "policy", "
 
 PRELOAD: Final = ("asm.processes.worker", "asm.processes.composite")
 """What the fork server imports once for all children, beside the stores that are used."""
+
+
+KEY: Final = secrets.token_hex(16)
+"""What the processes that are started from here say to know each other: a composite carries the calls of many."""
 
 
 def build(settings: Settings, log: LogStyle, **more: Any) -> Supervisor:
@@ -112,7 +117,7 @@ def _spec(
     access: Access | None = None,
     **more: Any,
 ) -> ChildSpec:
-    kwargs = {"name": name, **own, "waits": waits, "log": log, "limits": limits, "access": access}
+    kwargs = {"name": name, **own, "waits": waits, "log": log, "limits": limits, "access": access, "key": KEY}
     return ChildSpec(name=name, target=target, kwargs=kwargs, listen=Path(path), rebinds=True, description=description, **more)
 
 

@@ -26,6 +26,7 @@ import logging
 import os
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -53,6 +54,10 @@ TABLES: Final = (
 PATIENCE: Final = 2.0
 """For how many seconds the index is waited for, while another process writes to it."""
 
+QUEUE: Final = 10.0
+"""For how many seconds one thread waits for another of this process. It is a courtesy: the index itself is held while it is
+written to, and the other thread may have been left in the process that this one was forked from."""
+
 STEP: Final = 0.05
 """After how many seconds of work others may have the index."""
 
@@ -62,8 +67,12 @@ PAGE: Final = 1000
 COARSE_CLOCK: Final = 5
 """``CLOCK_REALTIME_COARSE`` of Linux, by which file systems tell the time: no later change gets an earlier one."""
 
-COARSEST: Final = 2_500_000_000
-"""By how many nanoseconds a change must lie back where a file system tells no fractions of a second."""
+SETTLED: Final = 100_000_000
+"""How many nanoseconds a change must lie back, so that a further one does not bear the same time: more than the ticks of a
+clock, and than that of another machine on which the files are may differ."""
+
+SETTLED_COARSELY: Final = 2_500_000_000
+"""The same where a file system tells no fractions of a second."""
 
 DAMAGED: Final = {
     sqlite3.SQLITE_CONSTRAINT,
@@ -104,6 +113,7 @@ class KeyIndex:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._told = ""
+        self._queue = threading.Lock()
 
     def keys(self, root: int, *, prefix: str, after: str | None, size: int | None) -> Generator[str, None, None]:
         """Yield the keys that there are, in order. What is put or deleted meanwhile may be among them.
@@ -151,6 +161,7 @@ class KeyIndex:
             sqlite3.connect(place, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         ) as index:
             index.execute("PRAGMA synchronous = OFF")
+            index.execute("PRAGMA journal_mode = TRUNCATE")  # no file comes and goes under those who copy the root
             if not _is_checked(index, identity):
                 with _transaction(index):
                     _make_or_check(index, identity)
@@ -158,14 +169,19 @@ class KeyIndex:
 
     def _refresh(self, index: sqlite3.Connection, root: int) -> None:
         """Have the index say all that is there now."""
-        known = dict(index.execute("SELECT name, looks FROM directory"))
-        found = {name: self._looks(root, name) for name in self._directories(root)}
-        changed = [name for name in known | found if known.get(name) != found.get(name)]
-        while changed:
-            with _transaction(index):
-                until = time.monotonic() + STEP
-                while changed and self._update(index, root, changed[-1], until):
-                    changed.pop()
+        queued = self._queue.acquire(timeout=QUEUE)  # those who come second find it done
+        try:
+            known = dict(index.execute("SELECT name, looks FROM directory"))
+            found = {name: self._looks(root, name) for name in self._directories(root)}
+            changed = [name for name in known | found if known.get(name) != found.get(name)]
+            while changed:
+                with _transaction(index):
+                    until = time.monotonic() + STEP
+                    while changed and self._update(index, root, changed[-1], until):
+                        changed.pop()
+        finally:
+            if queued:
+                self._queue.release()
 
     def _update(self, index: sqlite3.Connection, root: int, directory: str, until: float) -> bool:
         """Have the index say what is in a directory; return whether that could be done in time.
@@ -217,7 +233,7 @@ class KeyIndex:
     def _looks(self, root: int, directory: str, *, settled_by: int | None = None) -> str | None:
         """Tell how a directory looks, if it is there.
 
-        :param settled_by: nanoseconds; nothing is told of one that changed then or later: it may look the same once more.
+        :param settled_by: nothing is told of one that is not settled at this time, in nanoseconds: it may look the same again.
         """
         with self._reading(f"{OBJECTS}/{directory}"):
             try:
@@ -227,7 +243,7 @@ class KeyIndex:
         if not stat.S_ISDIR(status.st_mode):
             return None
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        if settled_by is not None and changed + (0 if changed % 1_000_000 else COARSEST) >= settled_by:
+        if settled_by is not None and changed + (SETTLED if changed % 1_000_000 else SETTLED_COARSELY) >= settled_by:
             return None
         return f"{status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
 

@@ -146,20 +146,30 @@ class FileArtifactStore(Adapter):
     def delete_prefix(self, prefix: str) -> int:
         self.require_open()
         doing, deleted = f"delete what begins with {prefix!r}", 0
+        touched = set(self._unsynced)
         with self._root.held("storage_write_failed", doing) as root:
             try:
                 for key in self._index.keys(root, prefix=prefix, after=None, size=None):
                     name = file_name(key)
-                    self._unsynced.add(_above(name))
+                    touched.add(_above(name))
                     with _writing(doing, self._root.path / name), suppress(FileNotFoundError):
                         os.unlink(name, dir_fd=root)
                         deleted += 1
             finally:
-                for directory in tuple(self._unsynced):
-                    with _writing(doing, self._root.path / directory, outcome="unknown"), suppress(FileNotFoundError):
-                        sync_directory(directory, dir_fd=root)
-                    self._unsynced.discard(directory)
+                self._sync_deleted(root, doing, touched)
         return deleted
+
+    def _sync_deleted(self, root: int, doing: str, directories: set[str]) -> None:
+        """Sync directories from which something was deleted; if that fails, the next ``delete_prefix`` does it."""
+        self._unsynced |= directories
+        for directory in directories:
+            self._unsynced.discard(directory)
+            try:
+                with _writing(doing, self._root.path / directory, outcome="unknown"), suppress(FileNotFoundError):
+                    sync_directory(directory, dir_fd=root)
+            except Error:
+                self._unsynced.add(directory)
+                raise
 
     def list(self, *, prefix: str = "", after: str | None = None, limit: int | None = None) -> ArtifactInfos:
         self.require_open()

@@ -225,7 +225,7 @@ def _is_unmarked(path: Path, names: set[str]) -> bool:
         inside = list((path / OBJECTS).iterdir())
         ours = [directory for directory in inside if DIRECTORY.fullmatch(directory.name)]
         found = (file for directory in ours for file in directory.iterdir() if NAME.fullmatch(file.name))
-        return any(map(_is_artifact, found)) or (names <= {OBJECTS, TMP, INDEX} and ours == inside)
+        return any(map(_is_artifact, found)) or (names <= {OBJECTS, TMP, INDEX, f"{INDEX}-journal"} and ours == inside)
     except OSError:
         return False
 

@@ -276,7 +276,7 @@ class AsyncStore:
         until: OptionalTime = None,
         group_by: Groups = ("provider",),
     ) -> list[Usage]:
-        """Return what runs used, by group, in the order of the groups, ``None`` first.
+        """Return what runs used, by group, in the order of the groups; ``None`` comes before all.
 
         :param since: runs that started then or later.
         :param until: runs that started earlier.

@@ -262,13 +262,15 @@ class Client(Handles, SessionStore, ArtifactStore, SessionQueries, Maintenance):
             except IndexError:
                 connection, is_new = self._connect(deadline), True
             try:
-                return connection, connection.begin(outgo, deadline), deadline
+                call, request = outgo.begin(connection.conversation)
+                connection.send(call, request, deadline)
             except BaseException as error:
                 if isinstance(error, Stale) and not is_new:
                     connection.close()
                     continue
                 self._end(connection, outgo, error)
                 raise
+            return connection, call, deadline
 
     def _give_back(self, connection: Connection) -> None:
         if self._closed or len(self._idle) >= MAX_IDLE or not connection.is_free:

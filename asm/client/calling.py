@@ -255,7 +255,7 @@ def connection_lost(name: str, operation: Operation) -> Error:
     """Say that the store went away during a call, the outcome of which is unknown."""
     return Error(
         "storage_connection_failed",
-        f"{name} went away during {operation.name}; whether it was done is unknown, and repeating it is safe",
+        f"{name} went away during {operation.name}; {_unknown(operation)}",
         details={"name": name, "operation": operation.name},
     )
 
@@ -264,9 +264,15 @@ def timed_out(name: str, operation: Operation, seconds: float) -> Error:
     """Say that a call took too long."""
     return Error(
         "timeout",
-        f"{name} did not answer {operation.name} within {seconds:g} s; whether it was done is unknown, repeating it is safe",
+        f"{name} did not answer {operation.name} within {seconds:g} s; {_unknown(operation)}",
         details={"name": name, "operation": operation.name, "timeout_seconds": seconds},
     )
+
+
+def _unknown(operation: Operation) -> str:
+    """Say what to do when nobody knows whether a call was done."""
+    remedy = "repeating it is safe" if operation.repeatable else "look at what is stored before you repeat it"
+    return f"whether it was done is unknown; {remedy}"
 
 
 def closed(name: str) -> Error:

@@ -13,25 +13,18 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from asm.client.calling import BUSY_SECONDS, Late, Stale, reach
 from asm.wire.conversation import Broken, Call, Conversation
 
-__all__ = ["Connection", "Request"]
+__all__ = ["Connection"]
 
 RECEIVE_BYTES: Final = 32 * 1024
 """How much is asked for at the least. A buffer that is much larger costs more than the rest of the system call."""
 
 TICKS: Final = 64
 """In what part of a second the time limit of a socket is set, rounded up: so it seldom has to be set anew."""
-
-
-class Request(Protocol):
-    """A call, ready to be sent."""
-
-    def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
-        """Return the call as it is in flight from now on, and what is to be sent."""
 
 
 class Connection:
@@ -44,7 +37,7 @@ class Connection:
     """
 
     def __init__(self, path: str, deadline: float) -> None:
-        self._conversation = Conversation()
+        self.conversation = Conversation()
         self._socket = socket.socket(socket.AF_UNIX)
         self._ticks = 0
         self._torn = False
@@ -60,18 +53,25 @@ class Connection:
     @property
     def is_free(self) -> bool:
         """Whether another call may be made: the last one was answered, and nothing has broken."""
-        conversation = self._conversation
+        conversation = self.conversation
         return conversation.lost is None and not self._torn and not any(map(_is_call, conversation.calls.values()))
 
-    def begin(self, request: Request, deadline: float) -> Call:
-        """Send the request of a call.
+    def send(self, call: Call, data: bytes, deadline: float) -> None:
+        """Send what the conversation has to say to begin a call, or about it.
 
         :raises Stale: when the other side has closed the connection since the call before. Nothing was sent then.
-        :raises Late, Error: why it was not sent.
+        :raises Late: when it was not taken until the deadline.
         """
-        call, data = request.begin(self._conversation)
-        self._write(call, data, deadline)
-        return call
+        sent = 0
+        view = memoryview(data)
+        try:
+            while sent < len(data):  # not sendall, which would begin its time anew with each part that is taken
+                self._limit(_left(deadline))
+                sent += self._socket.send(view[sent:] if sent else view, socket.MSG_NOSIGNAL)
+        except TimeoutError:
+            raise Late from None
+        except OSError as error:
+            self._cannot_write(call, error, sent)
 
     def receive(self, call: Call, deadline: float) -> bytes | None:
         """Return the next bytes of a result that comes in pieces; ``None`` once the call was answered.
@@ -82,9 +82,9 @@ class Connection:
             if call.answered:
                 return None
             self._read(_left(deadline))
-        piece, more = self._conversation.take(call)
+        piece, more = self.conversation.take(call)
         if more:
-            self._write(call, more, deadline)
+            self.send(call, more, deadline)
         return piece
 
     def upload(self, call: Call, pieces: Iterator[memoryview | int], seconds: float) -> float:
@@ -104,7 +104,7 @@ class Connection:
                 self._read(_left(deadline))
             if call.answered:
                 break
-            self._write_while_reading(call, self._conversation.upload(call, piece), deadline)
+            self._write_while_reading(call, self.conversation.upload(call, piece), deadline)
         return deadline
 
     def wait_closed(self) -> None:
@@ -123,34 +123,22 @@ class Connection:
         """Take in what arrives next, or the end of the connection."""
         try:
             self._limit(seconds)
-            data = self._socket.recv(max(self._conversation.missing, RECEIVE_BYTES))
+            data = self._socket.recv(max(self.conversation.missing, RECEIVE_BYTES))
         except (TimeoutError, BlockingIOError):
             raise Late from None
         except OSError as error:
-            self._conversation.end(Broken(str(error)))
+            self.conversation.end(Broken(str(error)))
             return
         if data:
-            self._conversation.receive(data)
+            self.conversation.receive(data)
         else:
-            self._conversation.end(Broken("the store closed the connection"))
+            self.conversation.end(Broken("the store closed the connection"))
 
     def _read_what_came(self) -> None:
         """Take in what has arrived."""
         with contextlib.suppress(Late):
-            while self._conversation.lost is None:
+            while self.conversation.lost is None:
                 self._read(0)
-
-    def _write(self, call: Call, data: bytes, deadline: float) -> None:
-        sent = 0
-        view = memoryview(data)
-        try:
-            while sent < len(data):  # not sendall, which would begin its time anew with each part that is taken
-                self._limit(_left(deadline))
-                sent += self._socket.send(view[sent:] if sent else view, socket.MSG_NOSIGNAL)
-        except TimeoutError:
-            raise Late from None
-        except OSError as error:
-            self._cannot_write(call, error, sent)
 
     def _write_while_reading(self, call: Call, data: bytes, deadline: float) -> None:
         """Write, unless the call is answered meanwhile: who has answered may take nothing more."""
@@ -179,7 +167,7 @@ class Connection:
         self._torn = True
         if isinstance(call.error, Broken) and not sent:
             raise Stale(str(error)) from error
-        self._conversation.end(Broken(str(error)))
+        self.conversation.end(Broken(str(error)))
 
     def _limit(self, seconds: float) -> None:
         """Set how long the next system call may take. An interrupted one goes on with what is left of that time.

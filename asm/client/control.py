@@ -10,13 +10,13 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from asm.client.calling import Late
 from asm.client.connection import Connection
 from asm.core.errors import Error
 from asm.status import CONTROL, TreeStatus
-from asm.wire.conversation import Broken, Call, Conversation
+from asm.wire.conversation import Broken, Call
 from asm.wire.messages import HELLO, packed
 from asm.wire.names import check_owner, find_runtime_dir, socket_path
 
@@ -140,18 +140,6 @@ class Controller:
         self._connection.wait_closed()
 
 
-class _Request(NamedTuple):
-    """A call of the supervisor, ready to be sent."""
-
-    method: str
-    arguments: dict[str, Any]
-
-    def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
-        """Return the call as it is in flight from now on, and what is to be sent."""
-        call = Call()
-        return call, conversation.request(call, self.method, NO_META, self.arguments)
-
-
 class _Connection:
     """One connection, with one call at a time."""
 
@@ -175,7 +163,9 @@ class _Connection:
 
     def send(self, method: str, arguments: dict[str, Any] | None, deadline: float) -> None:
         with self._translated():
-            self._call = self._connection.begin(_Request(method, arguments or {}), deadline)
+            self._call = Call()
+            request = self._connection.conversation.request(self._call, method, NO_META, arguments or {})
+            self._connection.send(self._call, request, deadline)
 
     def receive(self, deadline: float) -> Any:
         with self._translated():

@@ -85,7 +85,7 @@ class Error(Exception):
         """Whether the same call may succeed later.
 
         Appends, puts and deletes are idempotent: repeating them is safe. Repeating a ``save_*`` may undo what somebody else
-        saved in between.
+        saved in between; with ``replacing`` it does not.
         """
         if self.code == "storage_error":
             return self.details.get("reason") in RETRYABLE_REASONS

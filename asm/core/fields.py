@@ -90,6 +90,8 @@ class Value:
     """The names of the fields."""
     _get: ClassVar[Any]
     """Returns what they hold."""
+    _told: ClassVar[frozenset[str]]
+    """The names of those that are something else than ``None`` when they are missing."""
     _times: ClassVar[frozenset[str]]
     """The names of those that hold a time."""
     _given: ClassVar[Mapping[str, Any]]
@@ -193,8 +195,9 @@ class Value:
         return dict(zip(self._names, self._get(self), strict=True))
 
     def held_fields(self) -> dict[str, Any]:
-        """Return the fields that are not ``None``, which is what :meth:`from_fields` makes of those that are missing."""
-        return {name: value for name, value in zip(self._names, self._get(self), strict=True) if value is not None}
+        """Return the fields, without those that are ``None`` and are so, too, when they are missing."""
+        fields = zip(self._names, self._get(self), strict=True)
+        return {name: value for name, value in fields if value is not None or name in self._told}
 
 
 def fields_of(cls: type[V]) -> type[V]:
@@ -214,6 +217,7 @@ def fields_of(cls: type[V]) -> type[V]:
     cls._held = made(operator.itemgetter(-1))
     cls._names = tuple(item.name for item in fields)
     cls._get = staticmethod(operator.attrgetter(*cls._names))
+    cls._told = frozenset(item.name for item in fields if item.default not in (dataclasses.MISSING, None))
     cls._times = frozenset(name for name in hints if hints[name] in (Time, OptionalTime))
     cls._given = {
         name: next((each.annotation for each in found if isinstance(each, Given)), hints[name].__origin__)

@@ -1,13 +1,15 @@
 """A store at work: how calls reach an adapter, without one holding up another.
 
     large call ──► decoded aside, in a thread ──► …
-    call ──► non-blocking adapter ──► done                            (memory: at once, in the loop)
-         ──► a thread ──► done                                        (files, reads of SQL)
-         ──► the adapter's own queue ──► done                         (writes of SQL, which commit in groups)
-         ──► get_events that waits ──► LongPoll ──► done              (no thread while it waits)
-         ──► put, get, open in pieces ──► Upload, Download ──► done   (a window of bytes at a time)
+    call ──► non-blocking adapter ──► answer                          (memory: at once, in the loop)
+         ──► a thread ──► answer                                      (files, reads of SQL)
+         ──► the adapter's own queue ──► answer                       (writes of SQL, which commit in groups)
+         ──► get_events that waits ──► LongPoll ──► answer            (no thread while it waits)
+         ──► put, get, open in pieces ──► Upload, Download ──► answer (a window of bytes at a time)
+    answer ──► small: one message;  large: Download                   (rows, encoded as they may go)
 
-Used by a worker, and by a composite for a module-backed reference.
+Used by a worker, and by a composite for a module-backed reference. Whatever a call goes on with here holds it: it is counted
+(:mod:`asm.processes.admission`) until a thread, or the adapter's queue, has let go of it.
 """
 
 from __future__ import annotations
@@ -15,25 +17,26 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from asm.core.errors import Error
 from asm.operations import METHODS, Operation, unchecked
-from asm.processes.calls import Call
+from asm.processes.accounts import Lane
+from asm.processes.answers import Answer
+from asm.processes.health import Health
+from asm.processes.limits import Limits
 from asm.processes.longpolls import LongPoll, LongPolls
 from asm.processes.loops import Loop
-from asm.processes.peers import Peer
-from asm.processes.streams import Download, Upload
-from asm.processes.turns import Waiting
+from asm.processes.peers import HEAD_BYTES, Call
+from asm.processes.streams import Download, Upload, read_pieces
 from asm.registry import operations_of
-from asm.wire import streams
-from asm.wire.calls import decode_arguments, pack_result
-from asm.wire.messages import Head, MessageError, decode_params, operation_name
+from asm.wire.calls import decode_arguments, encode_result, pack_rows
+from asm.wire.messages import MessageError, decode_params, packed
+from asm.wire.streams import PIECE
 
-__all__ = ["Backend", "perform", "unknown_operation"]
+__all__ = ["Backend", "lanes"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,107 +45,64 @@ T = TypeVar("T")
 LARGE: Final = 64 * 1024
 """From how many bytes on a message is not decoded or encoded in the loop, where others would wait: some take a second."""
 
-THREADS: Final = 32
-"""How many calls of a blocking adapter run at the same time; more wait their turn."""
+Failed = Callable[[str, Error], None]
+"""Told of a call that failed: the operation, and the error."""
 
-LONG_THREADS: Final = 64
-"""How many uploads may hold a thread, and how many long-polls of a store that cannot tell of appends; more are refused."""
-
-
-Heard = Callable[[str, Error | None], None]
-"""Told the outcome of each call: the operation, and the error that it ended with, if any."""
+Then = Callable[[Call, Answer], None]
 
 
-def perform(backend: Backend, peer: Peer, head: Head, body: bytes) -> None:
-    """Decode a request, make its call, and answer it. What is large is decoded aside, and begins when that is done."""
-    if len(body) <= LARGE:
-        _begin(backend, peer, head.msgid, _request(backend, head, body))
-        return
-    waiting = peer.calls[head.msgid] = Waiting(head, body)
+def lanes(kind: type, limits: Limits) -> dict[bytes, Lane]:
+    """Return whose turns the operations of a store take, by method.
 
-    def begin(request: _Request | Exception) -> None:
-        if not waiting.over:
-            _begin(backend, peer, head.msgid, request)
-
-    backend.aside(lambda: _request(backend, head, waiting.body), begin)
+    :param kind: the class of the store.
+    """
+    at_once, threads = Lane(), Lane(limits.threads)
+    blocks = getattr(kind, "blocking", True)
+    queued = getattr(kind, "queued", ())
+    return {
+        method: at_once if not blocks or operation.name in queued else threads
+        for method, operation in operations_of(kind).items()
+    }
 
 
 class _Request(NamedTuple):
-    """What a request asks for."""
+    """What a call asks for."""
 
     operation: Operation
     arguments: dict[str, Any]
     """Checked. The data of an artifact that comes in pieces is not among them."""
     meta: dict[str, Any]
-    streamed: bool
+    expires: float | None
+    """The ``time.monotonic()`` after which nobody waits for it to begin."""
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its data comes, or its answer may go, in pieces."""
+        return self.meta.get("stream") is True
+
+    @property
+    def sent(self) -> dict[str, Any] | None:
+        """What need not be sent back, for a caller who wants no event back that is stored as it was sent, but its number."""
+        return self.arguments if self.meta.get("numbers") is True else None
 
 
-def _request(backend: Backend, head: Head, body: bytes) -> _Request | Exception:
-    """Decode and check a request; return what it asks for, or why it cannot be done."""
-    try:
-        meta, arguments = decode_params(body, head)
-        operation = backend.operations.get(head.method)
-        if operation is None:
-            return unknown_operation(backend.name, head.method, backend.operations)
-        streamed = meta.get("stream") is True
-        if streamed and (name := operation.data_parameter) is not None:
-            arguments = arguments | {name: b""}
-        return _Request(operation, decode_arguments(operation, arguments), meta, streamed)
-    except Exception as error:  # noqa: BLE001  # whoever sent it is answered
-        return error
+class _Queued:
+    """A call in the adapter's own queue.
 
+    :param take_back: takes it out of there, unless it has begun; returns whether it did.
+    """
 
-def _begin(backend: Backend, peer: Peer, msgid: int, request: _Request | Exception) -> None:
-    """Make the call that a request asks for, and answer it."""
-    if isinstance(request, MessageError):
-        peer.malformed(msgid)
-        return
-    if isinstance(request, Exception):
-        peer.answer_error(msgid, request if isinstance(request, Error) else backend.defect(request))
-        return
-    operation, arguments, meta, streamed = request
+    def __init__(self, take_back: Callable[[], bool]) -> None:
+        self._take_back = take_back
 
-    def done(result: bytes, error: Error | None) -> None:
-        backend.heard(operation.name, error)
-        if error is None:
-            peer.answer_result(msgid, result)
-        else:
-            peer.answer_error(msgid, error)
+    def cancel(self, call: Call) -> None:
+        """Let it not begin."""
+        if self._take_back():
+            call.let_go()
 
-    timeout_ms = meta.get("timeout_ms")
-    expires = time.monotonic() + timeout_ms / 1000 if isinstance(timeout_ms, int | float) else None
-    call = Call(operation, arguments, done, expires, numbers=meta.get("numbers") is True)
-    peer.calls[msgid] = call
-    if streamed and (name := operation.data_parameter) is not None:
-        upload = arguments[name] = Upload(lambda size: peer.send(streams.more(peer.packer, msgid, size)))
-        backend.receive(call, upload)
-    elif streamed and operation.returns_data:
-
-        def send(piece: bytes) -> None:
-            peer.leave_turn(msgid)  # what goes on for long keeps nobody waiting
-            peer.send(*streams.chunk(peer.packer, msgid, piece))
-
-        backend.send(call, send, peer.writable)
-    else:
-        backend.start(call)
-
-
-def _up_to(size: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield pieces until there are so many bytes."""
-    while size > 0 and (piece := next(pieces, None)) is not None:
-        size -= len(piece)
-        yield piece
-
-
-def _nobody(_operation: str, _error: Error | None) -> None:
-    """Tell nobody."""
-
-
-def unknown_operation(name: str, method: bytes, known: Iterable[bytes]) -> Error:
-    """Say that a store has no such operation."""
-    asked, has = operation_name(method), ", ".join(map(operation_name, known))
-    code = "capability_not_supported" if method in METHODS else "invalid_operation"
-    return Error(code, f"{name} has no operation {asked!r}; it has: {has}", details={"backend": name, "operation": asked})
+    def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
+        """Refuse: it has no stream."""
+        raise MessageError("this call has no stream")
 
 
 class Backend:
@@ -150,66 +110,36 @@ class Backend:
 
     :param name: the name that errors give it.
     :param store: the adapter.
-    :param heard: told the outcomes.
+    :param health: told how the store does.
+    :param failed: told of each call that failed.
+    :param limits: what calls may cost.
     """
 
-    def __init__(self, name: str, store: Any, heard: Heard | None = None) -> None:
-        self.name = name
-        self.heard = heard or _nobody
-        self.operations = operations_of(type(store))
+    def __init__(self, name: str, store: Any, health: Health, failed: Failed, limits: Limits) -> None:
+        self._name = name
         self._store = store
-        self._methods = {item.name: unchecked(store, item.name) for item in self.operations.values()}
+        self._health = health
+        self._has_failed = failed
+        self._operations = operations_of(type(store))
+        self._methods = {item.name: unchecked(store, item.name) for item in self._operations.values()}
+        self._rows = getattr(store, "rows", None)
         self._loop = Loop.running()
         self._in_loop = not getattr(store, "blocking", True)
-        self._submit = getattr(store, "submit", None)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
+        self._queued: frozenset[str] = getattr(store, "queued", frozenset())
+        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix=name)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-codec")
-        self._uploads = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix=f"{name}-upload")
-        self._waits = ThreadPoolExecutor(LONG_THREADS, thread_name_prefix=f"{name}-wait")
-        self._long = {self._uploads: 0, self._waits: 0}
+        self._uploads = ThreadPoolExecutor(2 * limits.total_uploads, thread_name_prefix=f"{name}-long")
+        self._most = limits.max_frame_bytes - HEAD_BYTES
         self._polls = LongPolls()
         appends = getattr(store, "appends", None)
         self._unsubscribe = appends.subscribe(self._polls.appended) if appends is not None else None
 
-    def aside(self, work: Callable[[], T], then: Callable[[T], object]) -> Future[None]:
-        """Have a thread do what takes its time without waiting for anything; its outcome is handed over in the loop.
-
-        It is one thread for all of that: more of them would only take the processor from each other and from the loop.
-        """
-        return self._aside.submit(lambda: self._loop.post(then, work()))
-
-    def start(self, call: Call) -> None:
-        """Begin a call."""
-        if not call.arguments.get("wait_timeout_ms"):
-            self._run(call)
-        elif self._unsubscribe is not None:
-            LongPoll(self._polls, call, self._run)
-        elif future := self._run_long(self._waits, call):
-            call.cancel_work = future.cancel
-
-    def receive(self, call: Call, upload: Upload) -> None:
-        """Begin a call whose data comes in pieces."""
-        call.stream = upload
-        future = self._run_long(self._uploads, call)
-        if future is None:
-            return
-
-        def abandon() -> None:
-            future.cancel()
-            upload.abandon()
-
-        call.cancel_work = abandon
-
-    def send(self, call: Call, send: Callable[[bytes], None], writable: Callable[[Callable[[], None]], bool]) -> None:
-        """Begin a call whose result goes out in pieces. A ``get`` in pieces is an ``open``."""
-        opening = self._store.open if call.operation.result is bytes else self._methods[call.operation.name]
-        failed = functools.partial(self._failure, call.operation)
-        Download(call, lambda: opening(**call.arguments), send, writable, self._threads, failed)
-
-    def defect(self, cause: Exception) -> Error:
-        """Return what should never be raised, as a typed error."""
-        _log.error("a request could not be taken in", exc_info=cause)
-        return Error("internal_error", f"{self.name} could not take in the request: {cause!r}", details={"backend": self.name})
+    def take(self, call: Call) -> None:
+        """Make a call. What is large is decoded aside, and begins when that is done."""
+        if len(call.body) <= LARGE:
+            self._begin(call, self._decoded(call))
+        else:
+            self._in_thread(self._aside, call, lambda: self._decoded(call), self._begin)
 
     def interrupt(self, error: Error) -> None:
         """End with this error what would wait for long."""
@@ -219,80 +149,197 @@ class Backend:
         """Close the store, after the calls that have begun."""
         if self._unsubscribe is not None:
             self._unsubscribe()
-        for threads in (self._aside, self._threads, *self._long):
+        for threads in (self._aside, self._threads, self._uploads):
             threads.shutdown(wait=True, cancel_futures=True)
         if close := getattr(self._store, "close", None):
             close()
 
-    def _run(self, call: Call) -> None:
+    # -- What is asked for
+
+    def _decoded(self, call: Call) -> _Request | Exception:
+        """Decode and check a request; return what it asks for, or why it cannot be done."""
+        try:
+            meta, arguments = decode_params(call.body, call.head)
+            operation = METHODS[call.head.method]
+            if meta.get("stream") is True and (name := operation.data_parameter) is not None:
+                arguments = arguments | {name: b""}
+            timeout_ms = meta.get("timeout_ms")
+            expires = time.monotonic() + timeout_ms / 1000 if isinstance(timeout_ms, int | float) else None
+            return _Request(operation, decode_arguments(operation, arguments), meta, expires)
+        except Exception as error:  # noqa: BLE001  # whoever sent it is answered
+            return error
+
+    def _begin(self, call: Call, request: _Request | Exception) -> None:
+        """Make the call that a request asks for."""
+        call.body = b""
+        if isinstance(request, MessageError):
+            call.malformed()
+            return
+        if isinstance(request, Exception):
+            call.fail(request if isinstance(request, Error) else self._defect(request))
+            return
+        call.request = request
+        operation, arguments = request.operation, request.arguments
+        if request.is_streamed and (name := operation.data_parameter) is not None:
+            call.work = arguments[name] = Upload(call)
+            self._in_thread(self._uploads, call, lambda: self._perform(request), self._finish)
+        elif request.is_streamed and operation.returns_data:
+            self._send(call, read_pieces(functools.partial(self._open, request)), self._threads)
+        elif not (wait := arguments.get("wait_timeout_ms")):
+            self._run(call, self._finish)
+        elif self._unsubscribe is not None:
+            call.request = request._replace(arguments=arguments | {"wait_timeout_ms": None})
+            LongPoll(self._polls, call, arguments["session_id"], wait / 1000, self._run, self._finish)
+        elif error := call.peer.admission.lengthen(call):
+            call.fail(error)
+        else:
+            call.wait()
+            if call.is_over:
+                return
+            self._in_thread(self._uploads, call, lambda: self._perform(request), self._finish)
+
+    # -- The store
+
+    def _run(self, call: Call, then: Then) -> None:
         """Make the call: in the loop, by the store's own queue, or in a thread."""
+        request: _Request = call.request
         if self._in_loop:
-            self._perform_in_loop(call)
-        elif self._submit is None or not (taken := self._submit(call.operation.name, call.arguments, self._submitted(call))):
-            call.cancel_work = self._threads.submit(self._perform_in_thread, call).cancel
-        elif callable(taken):
-            call.cancel_work = taken
+            self._run_in_loop(call, request, then)
+        elif request.operation.name in self._queued:
+            call.holds += 1
+            taken = self._store.submit(request.operation.name, request.arguments, self._submitted(call, request, then))
+            if callable(taken):
+                call.work = _Queued(taken)
+        else:
+            self._in_thread(self._threads, call, lambda: self._perform(request), then)
 
-    def _run_long(self, threads: ThreadPoolExecutor, call: Call) -> Future[None] | None:
-        """Make a call that may take long, in a thread that is free; if none is, say so."""
-        if self._long[threads] >= LONG_THREADS:
-            details = self._where(call.operation) | {"reason": "overloaded"}
-            call.fail(Error("storage_error", f"{self.name} has too many of these calls at once", details=details))
-            return None
-        self._long[threads] += 1
-        future = threads.submit(self._perform_in_thread, call)
-        future.add_done_callback(lambda _: self._loop.post(self._ended, threads))
-        return future
+    def _run_in_loop(self, call: Call, request: _Request, then: Then) -> None:
+        """Make a call that waits for nothing. When its answer turns out to be large, the rest of it is encoded aside."""
+        answer = self._perform(request, LARGE)
+        if answer.is_complete or answer.size > self._bound(request):
+            then(call, answer)
+        else:
+            self._in_thread(self._aside, call, lambda: self._encoded(answer, request), then)
 
-    def _ended(self, threads: ThreadPoolExecutor) -> None:
-        self._long[threads] -= 1
-
-    def _submitted(self, call: Call) -> Any:
+    def _submitted(self, call: Call, request: _Request, then: Then) -> Any:
         """Return what the store's queue tells the outcome, in a thread of its own."""
 
         def done(result: Any, cause: BaseException | None) -> None:
             if cause is None:
-                self._loop.post(call.finish, *self._encoded(call.operation, pack_result(call.operation, result, call.sent)))
+                answer = self._encoded(self._answer(request, result), request)
             else:
-                self._loop.post(call.fail, self._failure(call.operation, cause))
+                answer = self._failed(request.operation, cause)
+            self._loop.post(self._did, call, then, answer)
 
         return done
 
-    def _perform_in_thread(self, call: Call) -> None:
-        if not call.over:
-            result, error = self._perform(call)
-            self._loop.post(call.finish, *(self._encoded(call.operation, result) if error is None else (b"", error)))
+    def _in_thread(
+        self, threads: ThreadPoolExecutor, call: Call, work: Callable[[], T], then: Callable[[Call, T], None]
+    ) -> None:
+        """Have a thread do a part of a call, which is held until that is done; what comes of it is handed over in the loop."""
+        call.holds += 1
+        threads.submit(lambda: self._loop.post(self._did, call, then, None if call.is_over else work()))
 
-    def _perform_in_loop(self, call: Call) -> None:
-        """Make a call that waits for nothing. When its result turns out to be large, the rest of it is encoded aside."""
-        result, error = self._perform(call)
-        if error is not None:
-            call.fail(error)
-            return
-        begun, error = self._encoded(call.operation, _up_to(LARGE, result))
-        if error is not None or len(begun) < LARGE:
-            call.finish(begun, error)
+    def _did(self, call: Call, then: Callable[[Call, Any], None], outcome: Any) -> None:
+        if call.is_over:
+            call.let_go()
         else:
-            rest = chain((begun,), result)
-            call.cancel_work = self.aside(lambda: self._encoded(call.operation, rest), lambda done: call.finish(*done)).cancel
+            call.holds -= 1
+            then(call, outcome)
 
-    def _perform(self, call: Call) -> tuple[Iterator[bytes], Error | None]:
-        """Call the adapter; return its result, as it is encoded piece by piece, or the error."""
-        operation = call.operation
-        if call.expires is not None and time.monotonic() > call.expires:
-            message = f"{operation.name} waited in {self.name} until its time was up"
-            return iter(()), Error("timeout", message, details=self._where(operation))
+    def _perform(self, request: _Request, most: int | None = None) -> Answer:
+        """Call the adapter, and encode what it returns: what there is at first, and as far as it is answered in one message.
+
+        :param most: how many bytes of it are encoded now, if there may be more.
+        """
+        operation, arguments = request.operation, request.arguments
+        if request.expires is not None and time.monotonic() > request.expires:
+            message = f"{operation.name} waited in {self._name} until its time was up"
+            return Answer(operation, error=Error("timeout", message, details=self._where(operation)))
         try:
-            return pack_result(operation, self._methods[operation.name](**call.arguments), call.sent), None
+            result = None
+            if self._rows is not None and operation.returns_rows:
+                result = self._rows(operation.name, arguments)
+            if result is None:
+                result = self._methods[operation.name](**arguments)
+            answer = self._answer(request, result)
         except Exception as cause:  # noqa: BLE001  # whatever a store raises is answered
-            return iter(()), self._failure(operation, cause)
+            return self._failed(operation, cause)
+        return self._encoded(answer, request, most)
 
-    def _encoded(self, operation: Operation, pieces: Iterable[bytes]) -> tuple[bytes, Error | None]:
-        """Put an encoded result together. A store may return anything at all, also what cannot be."""
+    def _open(self, request: _Request) -> BinaryIO:
+        """Open an artifact, at the place where its bytes are to begin. A ``get`` in pieces is an ``open``."""
+        operation, arguments, meta, _expires = request
+        if operation.contract != "artifact":
+            return self._methods[operation.name](**arguments)  # type: ignore[no-any-return]
+        wanted, offset = meta.get("checksum"), meta.get("offset", 0)
+        if type(offset) is not int or offset < 0 or not isinstance(wanted, str | None):
+            raise Error(
+                "validation_error", "offset must be a number of bytes, and checksum a text", details={"field": "offset"}
+            )
+        self._require_same(arguments, wanted)
+        file: BinaryIO = self._methods["open"](**arguments)
         try:
-            return b"".join(pieces), None
+            self._require_same(arguments, wanted)  # between the two looks it was opened
+            _skip(file, offset)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _require_same(self, arguments: dict[str, Any], checksum: str | None) -> None:
+        """Refuse to go on with an artifact that has been replaced."""
+        if checksum is not None and self._methods["stat"](**arguments).checksum_sha256 != checksum:
+            message = "the artifact was replaced while it was read; open it again"
+            raise Error("storage_read_failed", message, details={**arguments, "reason": "changed"})
+
+    # -- The answer
+
+    def _answer(self, request: _Request, result: Any) -> Answer:
+        operation = request.operation
+        if operation.returns_rows:
+            return Answer(operation, pack_rows(operation, result, request.sent))
+        return Answer(operation, iter((packed(encode_result(operation, result, request.sent)),)))
+
+    def _encoded(self, answer: Answer, request: _Request, most: int | None = None) -> Answer:
+        """Encode an answer as far as it goes into one message. A store may return anything at all, also what cannot be."""
+        try:
+            answer.encode(self._bound(request) if most is None else most)
         except Exception as cause:  # noqa: BLE001  # as above
-            return b"", self._failure(operation, cause)
+            return self._failed(request.operation, cause)
+        return answer
+
+    def _bound(self, request: _Request) -> int:
+        """How many bytes an answer may have in one message."""
+        return PIECE if request.is_streamed and request.operation.returns_rows else self._most
+
+    def _finish(self, call: Call, answer: Answer) -> None:
+        """Answer a call."""
+        request: _Request = call.request
+        if answer.error is not None:
+            self._has_failed(request.operation.name, answer.error)
+            call.fail(answer.error)
+        elif answer.is_complete and answer.size <= self._bound(request):
+            self._health.succeeded(request.operation.name)
+            call.finish(answer.whole())
+        elif request.is_streamed and request.operation.returns_rows:
+            self._send(call, answer.pieces(), self._aside if self._in_loop else self._threads)
+        else:
+            call.fail(_too_large(answer.size, self._most))
+
+    def _send(self, call: Call, pieces: Any, threads: ThreadPoolExecutor) -> None:
+        """Answer a call in pieces."""
+        operation = call.request.operation
+
+        def failed(cause: Exception) -> Error:
+            error = self._failure(operation, cause)
+            self._loop.post(self._has_failed, operation.name, error)
+            return error
+
+        Download(call, pieces, threads, failed, lambda: self._health.succeeded(operation.name))
+
+    def _failed(self, operation: Operation, cause: BaseException) -> Answer:
+        return Answer(operation, error=self._failure(operation, cause))
 
     def _failure(self, operation: Operation, cause: BaseException) -> Error:
         """Return what an adapter raised as a typed error. A worker survives any of it."""
@@ -300,7 +347,32 @@ class Backend:
             return cause
         _log.error("a store raised what is no asm.Error", exc_info=cause, extra={"operation": operation.name})
         details = self._where(operation) | {"exception": type(cause).__name__, "text": str(cause)[:1000]}
-        return Error("internal_error", f"{self.name} failed in {operation.name}: {cause!r}", details=details)
+        return Error("internal_error", f"{self._name} failed in {operation.name}: {cause!r}", details=details)
+
+    def _defect(self, cause: Exception) -> Error:
+        """Return what should never be raised, as a typed error."""
+        _log.error("a request could not be taken in", exc_info=cause)
+        details = {"backend": self._name}
+        return Error("internal_error", f"{self._name} could not take in the request: {cause!r}", details=details)
 
     def _where(self, operation: Operation) -> dict[str, str]:
-        return {"backend": self.name, "operation": operation.name}
+        return {"backend": self._name, "operation": operation.name}
+
+
+def _skip(file: BinaryIO, offset: int) -> None:
+    """Go on in a file behind so many bytes. One that cannot seek is read up to there."""
+    if not offset:
+        return
+    if file.seekable():
+        file.seek(offset)
+        return
+    while offset > 0 and (read := file.read(min(offset, PIECE))):
+        offset -= len(read)
+
+
+def _too_large(size: int, limit: int) -> Error:
+    return Error(
+        "storage_error",
+        f"the answer has {size} bytes or more, and more than the {limit} of a frame; ask for less at once, with limit=…",
+        details={"reason": "too_large", "byte_size": size},
+    )

@@ -19,22 +19,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
-from asm._version import __version__
 from asm.core.errors import Error
 from asm.processes.access import Access
-from asm.processes.backends import unknown_operation
-from asm.processes.limits import Limits, Load, overloaded
+from asm.processes.accounts import Lane
+from asm.processes.gate import FLUSH_SECONDS, Entrance, Gate, Route
+from asm.processes.limits import Limits
 from asm.processes.loops import Loop
-from asm.processes.peers import Peer
-from asm.processes.server import FLUSH_SECONDS, Accepted, Entrance
+from asm.processes.peers import Call
 from asm.status import CONTROL, TreeStatus
-from asm.wire.messages import HELLO, PROTOCOL, Head, MessageError, decode_params, operation_name, packed
+from asm.wire.messages import MessageError, decode_params, operation_name, packed
 
 __all__ = ["Control", "Operator"]
 
 _log = logging.getLogger(__name__)
 
-LIMITS: Final = Limits(max_frame_bytes=512 * 1024, connections=64, calls_in_flight=16, bytes_in_flight=256 * 1024)
+LIMITS: Final = Limits(
+    max_frame_bytes=512 * 1024, connections=32, calls_in_flight=16, bytes_in_flight=256 * 1024, total_connections=64
+)
 """What connections may cost the supervisor's process. Requests are short."""
 
 THREADS: Final = 4
@@ -76,14 +77,15 @@ class Control:
             b"control.reload": (operator.reload, ()),
             b"control.stop": (operator.stop, ()),
         }
-        self._load = Load(LIMITS)
-        self._peers: set[Peer] = set()
         self._calls = ThreadPoolExecutor(THREADS, thread_name_prefix="control-call")
         self._loop = Loop()
-        self._entrance = Entrance(self._accept)
+        # Whoever else may use the stores: the tree obeys its own user, and root.
+        self._gate = Gate(name, LIMITS, Access())
+        lane = Lane(THREADS)
+        self._gate.routes = {method: Route(self, lane) for method in self._operations}
+        self._gate.contracts = (CONTROL,)
+        self._entrance = Entrance(self._gate.accept)
         self._closing = asyncio.Event()
-        self._fewer = asyncio.Event()
-        """Calls or connections."""
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
@@ -102,44 +104,21 @@ class Control:
         self._thread.join()
         self._calls.shutdown(wait=True, cancel_futures=True)
 
-    # -- Receiver
-
-    def request(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a call."""
+    def take(self, call: Call) -> None:
+        """Make a call."""
+        function, parameters = self._operations[call.head.method]
         try:
-            _meta, arguments = decode_params(body, head)
+            _meta, arguments = decode_params(call.body, call.head)
         except MessageError:
-            peer.malformed(head.msgid)
+            call.malformed()
             return
-        if head.method == HELLO:
-            answer = {"name": self._name, "protocol": PROTOCOL, "version": __version__, "contracts": [CONTROL]}
-            peer.answer_result(head.msgid, packed(answer))
-            return
-        function, parameters = self._operations.get(head.method, (None, ()))
-        if function is None:
-            peer.answer_error(head.msgid, unknown_operation(self._name, head.method, self._operations))
-        elif set(arguments) != set(parameters) or not all(isinstance(value, str) for value in arguments.values()):
-            problem = f"{operation_name(head.method)} takes {', '.join(parameters) or 'no arguments'}, as text"
-            peer.answer_error(head.msgid, Error("validation_error", problem))
+        if set(arguments) != set(parameters) or not all(isinstance(value, str) for value in arguments.values()):
+            problem = f"{operation_name(call.head.method)} takes {', '.join(parameters) or 'no arguments'}, as text"
+            call.fail(Error("validation_error", problem))
         else:
+            call.holds += 1
             future = self._loop.run_in_executor(self._calls, lambda: function(**arguments))
-            future.add_done_callback(lambda done: _answer(peer, head.msgid, done))
-
-    def response(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Refuse a response: nothing was asked."""
-        raise MessageError("a response came without a request")
-
-    def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Do nothing: no call here can be cancelled, and other notifications are for later versions."""
-
-    def settled(self, peer: Peer) -> None:
-        """Note that there may be nothing left to wait for."""
-        self._fewer.set()
-
-    def lost(self, peer: Peer) -> None:
-        """Forget the connection."""
-        self._peers.discard(peer)
-        self._fewer.set()
+            future.add_done_callback(lambda done: _answer(call, done))
 
     # -- inside
 
@@ -156,42 +135,19 @@ class Control:
         await self._closing.wait()
         self._entrance.close()
         self._release()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._until(lambda: not any(peer.calls for peer in self._peers))
-        for peer in list(self._peers):
-            peer.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await self._until(lambda: not self._peers)  # each has taken its last answers
-
-    async def _until(self, is_so: Callable[[], bool]) -> None:
-        while not is_so():
-            self._fewer.clear()
-            await self._fewer.wait()
-
-    def _accept(self) -> Peer:
-        peer = Accepted(self, self._load, self._refusal)
-        self._peers.add(peer)
-        return peer
-
-    def _refusal(self, connection: socket.socket) -> Error | None:
-        """Return why a connection cannot be taken. Whoever else may use the stores: the tree obeys its own user, and root."""
-        if error := Access().refusal(connection, self._name):
-            return error
-        return (
-            overloaded(f"{self._name} has {self._load.peers} connections") if self._load.peers >= LIMITS.connections else None
-        )
+        self._gate.turn_back(lambda _method: Error("storage_error", f"{self._name} ends", details={"reason": "shutting_down"}))
+        await self._gate.drain(FLUSH_SECONDS)
 
 
-def _answer(peer: Peer, msgid: int, done: asyncio.Future[Any]) -> None:
+def _answer(call: Call, done: asyncio.Future[Any]) -> None:
+    call.let_go()
     if done.cancelled():
         return
     cause = done.exception()
     if cause is None:
-        peer.answer_result(msgid, packed(done.result()))
+        call.finish(packed(done.result()))
     elif isinstance(cause, Error):
-        peer.answer_error(msgid, cause)
+        call.fail(cause)
     else:
         _log.error("an operation failed", exc_info=cause)
-        peer.answer_error(msgid, Error("internal_error", f"the supervisor failed: {cause!r}"))
+        call.fail(Error("internal_error", f"the supervisor failed: {cause!r}"))

@@ -24,12 +24,12 @@ from typing import Any, Final
 
 from asm.core.errors import Error
 from asm.processes import loops
-from asm.processes.backends import Backend, perform, unknown_operation
+from asm.processes.backends import Backend, lanes
 from asm.processes.health import Health
-from asm.processes.peers import Peer
-from asm.processes.turns import Turns
-from asm.registry import contract_of, contracts_of, load, operations_of
-from asm.wire.messages import Head, operation_name
+from asm.processes.limits import Limits
+from asm.processes.peers import Call
+from asm.registry import contract_of, contracts_of, load
+from asm.wire.messages import operation_name
 
 __all__ = ["Hosted"]
 
@@ -63,11 +63,19 @@ class Hosted:
     :param waits: whether a store whose service is away is waited for, instead of being an error.
     :param recovers: whether a process before this one had the store and died. What is missing now is away then, and no store
         is made in its place.
+    :param limits: what calls may cost.
     :raises Error: when there is no such store.
     """
 
     def __init__(
-        self, name: str, store: str | type, options: Mapping[str, Any], *, waits: bool = False, recovers: bool = False
+        self,
+        name: str,
+        store: str | type,
+        options: Mapping[str, Any],
+        *,
+        waits: bool = False,
+        recovers: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         kind = load(store) if isinstance(store, str) else store
         if recovers and CREATE in inspect.signature(kind).parameters:
@@ -75,7 +83,11 @@ class Hosted:
         self.name = name
         self.contract = contract_of(kind)
         self.contracts = contracts_of(kind)
-        self._operations = operations_of(kind)
+        self._limits = limits or Limits()
+        self.lanes = lanes(kind, self._limits)
+        """Whose turns calls take, by method."""
+        self.take: Callable[[Call], None] = self._refuse
+        """Make a call."""
         self.away: Error | None = None
         """Why the store cannot be used at the moment, though nothing has to be corrected."""
         self.health = Health()
@@ -83,7 +95,6 @@ class Hosted:
         self._waits = waits
         self._opened: Any = None
         self._backend: Backend | None = None
-        self._turns: Turns | None = None
         self._failed_call = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -109,12 +120,9 @@ class Hosted:
             self._serve()
         self._keeping = asyncio.create_task(self._keep(changed, failed))
 
-    def call(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a call."""
-        if self._turns is not None:
-            self._turns.call(peer, head, body)
-        else:
-            peer.answer_error(head.msgid, self._refusal(head.method))
+    def trouble(self, now: float) -> Error | None:
+        """Return what is wrong with the store, if anything is."""
+        return self.health.trouble(now)
 
     def interrupt(self, error: Error) -> None:
         """End with this error what would wait for long."""
@@ -133,14 +141,12 @@ class Hosted:
     # -- inside
 
     def _serve(self) -> None:
-        self._backend = Backend(self.name, self._opened, self._heard)
-        self._turns = Turns(functools.partial(perform, self._backend))
+        self._backend = Backend(self.name, self._opened, self.health, self._failed, self._limits)
+        self.take = self._backend.take
 
-    def _heard(self, operation: str, error: Error | None) -> None:
-        """Note the outcome of a call."""
-        if error is None:
-            self.health.succeeded(operation)
-        elif self.health.failed(operation, error, time.monotonic()):
+    def _failed(self, operation: str, error: Error) -> None:
+        """Note that a call failed."""
+        if self.health.failed(operation, error, time.monotonic()):
             self._failed_call.set()
 
     async def _keep(self, changed: Callable[[], None], failed: Callable[[Error], None]) -> None:
@@ -210,14 +216,12 @@ class Hosted:
                 _log.info("the store is well again")
         self.away = error if error is not None and error.details.get("away") is True else None
 
-    def _refusal(self, method: bytes) -> Error:
-        """Return why a call cannot be made while the store is away."""
-        known = self._operations
-        if method not in known:
-            return unknown_operation(self.name, method, known)
+    def _refuse(self, call: Call) -> None:
+        """Answer a call that cannot be made while the store is away."""
         cause = self.away.message if self.away is not None else "it is being opened"
-        details = {"reason": "backend_waiting", "backend": self.name, "operation": operation_name(method), "cause": cause}
-        return Error("storage_error", f"{self.name} waits for its store to come back: {cause}", details=details)
+        operation = operation_name(call.head.method)
+        details = {"reason": "backend_waiting", "backend": self.name, "operation": operation, "cause": cause}
+        call.fail(Error("storage_error", f"{self.name} waits for its store to come back: {cause}", details=details))
 
 
 def _open(name: str, kind: type, options: Mapping[str, Any]) -> Any:

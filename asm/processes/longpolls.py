@@ -1,20 +1,25 @@
-"""A ``get_events`` that waits, without a thread: it watches first and looks then, so that no append falls in between."""
+"""A ``get_events`` that waits, without a thread: it watches first and looks then, so that no append falls in between.
+
+It has a turn while it looks, as any other call, and none while it waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Final
 
 from asm.core.errors import Error
-from asm.processes.calls import Call
+from asm.processes.answers import Answer
 from asm.processes.loops import Loop
+from asm.processes.peers import Call
+from asm.wire.messages import MessageError
 
 __all__ = ["LongPoll", "LongPolls"]
 
-NOTHING: Final = b"\x90"
-"""A list without anything in it, encoded."""
+Then = Callable[[Call, Answer], None]
+Look = Callable[[Call, Then], None]
+"""Asks the store now, and tells what it found."""
 
 
 class LongPolls:
@@ -32,7 +37,7 @@ class LongPolls:
     def interrupt(self, error: Error) -> None:
         """End all of them with this error."""
         for poll in [poll for polls in self._waiting.values() for poll in polls]:
-            poll.interrupt(error)
+            poll.call.stop(error)
 
     def add(self, session_id: str, poll: LongPoll) -> None:
         """Tell this one of the appends to a session."""
@@ -48,68 +53,72 @@ class LongPolls:
     def _wake(self, session_id: str | None) -> None:
         sessions = list(self._waiting) if session_id is None else [session_id]
         for poll in [poll for name in sessions for poll in self._waiting.get(name, ())]:
-            poll.look()
+            poll.wake()
 
 
 class LongPoll:
     """One who waits.
 
     :param polls: where it is told of appends.
-    :param call: the call that is answered in the end.
-    :param run: makes a call to the store.
+    :param call: the call that is answered in the end. It has a turn.
+    :param session_id: the session whose events it waits for.
+    :param seconds: how long.
+    :param look: asks the store.
+    :param then: answers.
     """
 
-    def __init__(self, polls: LongPolls, call: Call, run: Callable[[Call], None]) -> None:
+    def __init__(self, polls: LongPolls, call: Call, session_id: str, seconds: float, look: Look, then: Then) -> None:
+        self.call = call
         self._polls = polls
-        self._call = call
-        self._run = run
-        self._session_id: str = call.arguments["session_id"]
-        self._query = call.arguments | {"wait_timeout_ms": None}
-        self._looking: Call | None = None
+        self._session_id = session_id
+        self._ask = look
+        self._then = then
+        self._looking = True
         self._again = False
         self._final = False
-        self._ended = False
-        self._polls.add(self._session_id, self)
-        call.cancel_work = self._end
-        seconds = call.arguments["wait_timeout_ms"] / 1000
+        self._polls.add(session_id, self)
         self._timer = asyncio.get_running_loop().call_later(seconds, self._time_is_up)
-        self.look()
+        call.work = self
+        call.begin = self._look
+        self._look(call)
 
-    def look(self) -> None:
-        """Query now, or once more when the present query is back."""
-        if self._looking is not None:
+    def wake(self) -> None:
+        """Look now, as soon as it is its turn, or once more when the present look is over."""
+        if self._looking:
             self._again = True
             return
-        self._again = False
-        self._looking = Call(self._call.operation, self._query, self._seen)
-        self._run(self._looking)
+        self._looking = True
+        if self.call.peer.admission.again(self.call):
+            self._look(self.call)
+        else:
+            self.call.peer.look()
 
-    def interrupt(self, error: Error) -> None:
+    def cancel(self, call: Call) -> None:
         """Wait no longer."""
-        self._end()
-        self._call.fail(error)
+        self._polls.remove(self._session_id, self)
+        self._timer.cancel()
 
-    def _seen(self, events: bytes, error: Error | None) -> None:
-        self._looking = None
-        if self._ended:
-            return
-        found = error is not None or events != NOTHING
-        if self._again and not found:
-            self.look()
-        elif found or self._final:
-            self._end()
-            self._call.finish(events, error)
+    def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
+        """Refuse: nothing has gone out of which more could come."""
+        raise MessageError("this call has no stream yet")
+
+    def _look(self, call: Call) -> None:
+        self._again = False
+        self._ask(call, self._seen)
+
+    def _seen(self, call: Call, answer: Answer) -> None:
+        """Answer with what was found. If that is nothing, wait on, unless the time is up."""
+        if self._again and not answer.tells:
+            self._look(call)
+        elif answer.tells or self._final:
+            self.cancel(call)
+            call.work = None
+            self._then(call, answer)
+        else:
+            self._looking = False
+            call.wait()
 
     def _time_is_up(self) -> None:
         """Look once more: somebody may have appended of whom the store was not told."""
         self._final = True
-        self.look()
-
-    def _end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._polls.remove(self._session_id, self)
-        self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        self.wake()

@@ -1,32 +1,35 @@
-"""Peers: one connection of a server, from bytes to messages and back, within bounds.
+"""Peers: one connection of a process, from bytes to messages and back, and the calls that come on it.
 
          bytes                        messages
-    ──────────────► Splitter ──► Head ──────────────► Service.request / response / notification
-    ◄────────────── one write at the end of the loop's turn ◄── send
+    ──────────────► Splitter ──► Head ──────────────► Receiver.request / response / notification
+    ◄────────────── one write at the end of the loop's turn ◄── send ◄── Call.answer
 
-A peer bounds what it costs (:mod:`asm.processes.limits`): with too many calls or bytes in flight, further calls are refused as
-``overloaded``; while it does not take its answers, nothing more is read from it; one that breaks the protocol, or lets too many
-answers lie, loses its connection. A relay, which carries the calls of many, has bounded each of them, and may have more.
+A peer counts what it costs where all is counted (:mod:`asm.processes.admission`), and does what is decided there: with too many
+calls in flight, further ones are refused; while it does not take its answers, nothing more is read from it; one that breaks the
+protocol, or lets too many answers lie, loses its connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final
 
 from asm.core.errors import Error
-from asm.processes.limits import RELAY, Load
+from asm.processes import accounts
+from asm.processes.accounts import Account, Lane
+from asm.processes.admission import UNREAD_SECONDS, Admission
 from asm.processes.loops import Loop
 from asm.processes.reports import is_failure
+from asm.processes.roles import Receiver, Store, Work
 from asm.wire.credentials import credentials
 from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter, gathered
-from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, Head, MessageError, Packer, read_head, result_head
+from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, WAITS, Head, MessageError, Packer, read_head, result_head
 from asm.wire.streams import streamed
 
-__all__ = ["Cancellable", "Peer", "Receiver", "Turn"]
+__all__ = ["HEAD_BYTES", "Call", "Peer"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,145 +39,144 @@ BATCH: Final = 64
 EARLY: Final = 48
 """With this many parts to send, the end of the turn is not waited for: the other side begins while this one goes on."""
 
-ANSWERS_AHEAD: Final = 1024 * 1024
-"""How many bytes of answers a peer may have asked for and not taken, as far as can be foreseen, before its next call waits."""
-
-RELAY_AHEAD: Final = 16
-"""How many times as many a relay may."""
-
-FORGETTING: Final = 0.75
-"""Large answers are foreseen where one was large. With each that is smaller, this much of what was foreseen is left."""
-
-
 HEAD_BYTES: Final = len(result_head(0))
 """What stands before a result."""
 
 
-class Cancellable(Protocol):
-    """A call in flight."""
+class Call(accounts.Call):
+    """One call, and all that is known of it in this process.
+
+    :param peer: the connection that it came on.
+    :param head: the beginning of its request.
+    :param body: its request.
+    :param store: what makes it.
+    """
+
+    __slots__ = ("begin", "body", "head", "key", "peer", "request", "was_told", "work")
+
+    def __init__(self, peer: Peer, head: Head, body: bytes, store: Store, lane: Lane, *, is_upload: bool = False) -> None:
+        super().__init__(peer.account, lane, len(body), is_upload=is_upload)
+        self.peer = peer
+        self.head = head
+        self.body = body
+        self.begin = store.take
+        """What is to be called when it has a turn."""
+        self.work: Work | None = None
+        self.request: Any = None
+        """What it asks for, where it is made."""
+        self.key = 0
+        """Its msgid where it was passed on to."""
+        self.was_told = False
+        """Whether who passed it on knows that it waits."""
+
+    def answer(self, *parts: bytes | memoryview) -> None:
+        """Send the response, unless nobody waits for it any more."""
+        if not self.is_over:
+            self.account.answered(self.peer.send(*parts))
+            self.peer.settle(self)
+
+    def finish(self, result: bytes) -> None:
+        """Answer with the result, encoded."""
+        self.answer(result_head(self.head.msgid), result)
+
+    def fail(self, error: Error) -> None:
+        """Answer with an error."""
+        self.peer.failures += not self.is_over and is_failure(error.code)
+        self.answer(self.peer.packer.error(self.head.msgid, error))
+
+    def malformed(self) -> None:
+        """Let the writer of the request know the price: its connection. A relay is told to let its own peer know."""
+        if not self.is_over:
+            self.peer.malformed(self.head.msgid)
+            self.peer.settle(self)
+
+    def rest(self, *, is_long: bool = False) -> None:
+        """Keep nobody waiting any more: what is left of the answer goes out bit by bit."""
+        if self.has_turn:
+            self.peer.admission.rest(self, is_long=is_long)
+            self.peer.look()
+
+    def wait(self) -> None:
+        """Keep nobody waiting, since what the call waits for may not happen for long. Who passed it on is told."""
+        if error := self.peer.admission.wait(self):
+            self.stop(error)
+            return
+        self.peer.look()
+        if self.peer.is_relay and not self.was_told:
+            self.was_told = True
+            self.peer.send(self.peer.packer.notification(WAITS, [self.head.msgid]))
+
+    def let_go(self) -> None:
+        """Be held by one thing less."""
+        self.peer.admission.let_go(self)
+        self.peer.look()
+
+    def stop(self, error: Error) -> None:
+        """Answer with an error, and stop what goes on for it."""
+        if not self.is_over:
+            self.fail(error)
+            self._drop()
 
     def cancel(self) -> None:
         """Drop the call: nobody waits for it any more."""
+        if not self.is_over:
+            self.peer.settle(self)
+            self._drop()
 
-    def carry(self, method: bytes, body: bytes, rest_at: int) -> None:
-        """Take the next message of the call's stream, whose bytes or number begin at ``rest_at``.
-
-        :raises MessageError: when the peer may not send that.
-        """
-
-
-class Turn(Protocol):
-    """What a call holds while it is at work."""
-
-    def leave(self) -> None:
-        """Let another one begin."""
-
-
-class Receiver(Protocol):
-    """Who is told what arrived on a connection."""
-
-    def request(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a request, which is in ``peer.calls`` until it is answered with :meth:`Peer.answer` or cancelled."""
-
-    def response(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a response."""
-
-    def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a notification."""
-
-    def settled(self, peer: Peer) -> None:
-        """Learn that the peer has no more calls in flight."""
-
-    def lost(self, peer: Peer) -> None:
-        """Learn that the connection is gone. Its calls have been cancelled."""
+    def _drop(self) -> None:
+        self.body, self.request = b"", None  # what a thread works on still is counted until it lets go
+        if self.work is not None:
+            self.work.cancel(self)
 
 
 class Peer(asyncio.BufferedProtocol):
     """One connection.
 
     :param receiver: who is told what arrives.
-    :param load: what all connections cost, and may cost.
+    :param all_: what all connections cost.
     """
 
-    def __init__(self, receiver: Receiver, load: Load) -> None:
-        self.calls: dict[int, Cancellable | None] = {}
-        """The calls of this peer in flight, by msgid, each as what cancels it; ``None`` while it is taken in."""
-        self.relay = False
+    account: Account
+
+    def __init__(self, receiver: Receiver, all_: Admission[Call]) -> None:
+        self.admission = all_
+        self.calls: dict[int, Call] = {}
+        """The calls of this peer that are to be answered, by msgid."""
+        self.is_relay = False
         """Whether it passes on the calls of others, and so must not be cut off for what they wrote."""
         self.failures = 0
         """How many of its calls failed: were answered with an error that means that something is broken."""
-        self.packer = Packer()
-        self._receiver = receiver
-        self.turns: dict[int, Turn] = {}
-        """The calls that are at work, by msgid."""
-        self._load = load
-        self._limits = load.limits
-        self._splitter = Splitter(load.limits.max_frame_bytes)
-        self._begun = False
+        self.packer, self._receiver = Packer(), receiver
+        self._splitter = Splitter(all_.limits.max_frame_bytes)
         self._arrived: deque[bytes] = deque()
-        self._sizes: dict[int, int] = {}
-        self._bytes_in_flight = 0
-        self._uploads: set[int] = set()
-        self._answer_size = float(ANSWERS_AHEAD)
-        """How large the next answer may be: of who has had none, anything is foreseen."""
-        self._when_ready: list[Callable[[Peer], None]] = []
-        self._when_writable: list[Callable[[], None]] = []
+        self._has_begun = False
+        """Whether a message has arrived in part."""
         self._reading = True
-        self.is_writable = True
-        """Whether the other side takes its answers as fast as they come."""
         self._closing = False
         self._outgoing: list[bytes | memoryview] = []
-        self._queued = 0
+        self._written = 0
+        self._watching: asyncio.TimerHandle | None = None
+        self._when_writable: list[Any] = []
         self._transport: asyncio.Transport | None = None
         self._loop = Loop.running()
 
-    # -- what the receiver calls
-
-    @property
-    def connected(self) -> bool:
-        """Whether the other side is there, as far as is known."""
-        return self._transport is not None and not self._transport.is_closing()
+    # -- what the receiver and the calls call
 
     @property
     def unsent(self) -> int:
         """How many bytes wait to be taken by the other side."""
-        return self._queued + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+        return self.account.queued + self.account.unsent
 
-    def writable(self, go_on: Callable[[], None]) -> bool:
+    def writable(self, go_on: Any) -> bool:
         """Whether what is sent now is taken soon. If not, ``go_on`` is called once it is."""
-        if not self.is_writable:
+        if self.account.is_slow:
             self._when_writable.append(go_on)
-        return self.is_writable
+        return not self.account.is_slow
 
-    def ready(self) -> bool:
-        """Whether the answer to one more call would soon be taken, if it is as large as the latest were."""
-        limit = RELAY_AHEAD * ANSWERS_AHEAD if self.relay else ANSWERS_AHEAD
-        foreseen = self._queued + len(self.turns) * self._answer_size
-        if not self.is_writable:  # then what the transport holds is not little
-            foreseen = self.unsent + len(self.turns) * self._answer_size
-        return foreseen < limit or (self.is_writable and not self.turns and not self._queued)
-
-    def when_ready(self, go_on: Callable[[Peer], None]) -> None:
-        """Call ``go_on`` once this peer is ready for more, or is gone."""
-        self._when_ready.append(go_on)
-
-    def may_upload(self, msgid: int) -> bool:
-        """Whether a call may be an upload, which is then counted."""
-        if len(self._uploads) >= self._limits.uploads and not self.relay:
-            return False
-        self._uploads.add(msgid)
-        return True
-
-    def leave_turn(self, msgid: int) -> None:
-        """Let a call go on that keeps nobody waiting any more, and whose answer is a long one."""
-        if turn := self.turns.pop(msgid, None):
-            self._answer_size = max(self._answer_size, ANSWERS_AHEAD)
-            turn.leave()
-
-    def be_relay(self) -> None:
-        """Be one that carries the calls of many: cut off for none of what they do, and with a limit above theirs."""
-        self.relay = True
+    def be_of_our_tree(self) -> None:
+        """Be let in always, and cut off for none of what others do whose calls are passed on."""
         self._splitter.limit = MAX_FRAME
+        self.admission.trust(self.account)
 
     def send(self, *parts: bytes | memoryview) -> int:
         """Send one frame whose body is made of these parts. All frames of one turn of the loop are written at once.
@@ -189,57 +191,56 @@ class Peer(asyncio.BufferedProtocol):
                 self._loop.unflushed.append(self)
             outgoing.append(HEADER.pack(size))
             outgoing += parts
-            self._queued += HEADER.size + size
+            self.account.queued += HEADER.size + size
             if len(outgoing) > EARLY:
                 self.flush()
         return size
 
-    def answer(self, msgid: int, *parts: bytes) -> None:
-        """Send the response to a call, which is then no longer in flight."""
-        if msgid in self.calls:
-            self._answer_size = max(self.send(*parts), self._answer_size * FORGETTING)
-            self._settle(msgid)
+    def refuse_call(self, msgid: int, error: Error) -> None:
+        """Answer a request that is no call."""
+        self.failures += is_failure(error.code)
+        self.send(self.packer.error(msgid, error))
 
-    def answer_result(self, msgid: int, result: bytes) -> None:
-        """Answer a call that went well, with its result, encoded."""
-        if len(result) > self._limits.max_frame_bytes - HEAD_BYTES:
-            self.answer_error(msgid, _too_large(len(result), self._limits.max_frame_bytes))
-        else:
-            self.answer(msgid, result_head(msgid), result)
+    def settle(self, call: Call) -> None:
+        """Wait for a call no more."""
+        del self.calls[call.head.msgid]
+        self.admission.end(call)
+        if not self.calls or self.admission.is_waited_for:
+            self._receiver.go_on()
 
-    def answer_error(self, msgid: int, error: Error) -> None:
-        """Answer a call that failed."""
-        self.failures += msgid in self.calls and is_failure(error.code)
-        self.answer(msgid, self.packer.error(msgid, error))
+    def look(self) -> None:
+        """Have calls begin soon, if any may."""
+        if self.admission.is_waited_for:
+            self._receiver.go_on()
 
     def cancel(self, msgid: int) -> None:
         """Drop a call that the other side waits for no more."""
         if call := self.calls.get(msgid):
             call.cancel()
-            self._settle(msgid)
 
     def carry(self, head: Head, body: bytes) -> None:
         """Pass a message of a stream on to its call. One that comes after the end of the call means nothing any more."""
         msgid, rest_at = streamed(body, head.params_at)
         if call := self.calls.get(msgid):
             try:
-                call.carry(head.method, body, rest_at)
+                if call.work is None:
+                    raise MessageError("this call has no stream")
+                call.work.carry(call, head.method, body, rest_at)
             except MessageError:
-                if not self.relay:
+                if not self.is_relay:
                     raise
                 call.cancel()
                 self.malformed(msgid)
 
     def malformed(self, msgid: int) -> None:
-        """Let the writer of this request know the price: its connection. A relay is told to let its own peer know."""
-        if self.relay:
+        """Cut off who wrote a request that cannot be decoded, or have a relay do it."""
+        if self.is_relay:
             self.send(self.packer.notification(MALFORMED, [msgid]))
-            self._settle(msgid)
         else:
             self.refuse("the params of its request cannot be decoded")
 
     def turn_away(self, error: Error) -> None:
-        """Close a connection that was just made, and say why."""
+        """Close a connection of which nothing was taken, and say why."""
         _log.warning("a connection is refused", extra={"reason": error.message, **self._who()})
         self.send(self.packer.refusal(error))
         self.close()
@@ -252,14 +253,18 @@ class Peer(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Write what waits."""
         if self._outgoing and self._transport is not None:
-            parts = gathered(self._outgoing, self._queued)
-            self._outgoing, self._queued = [], 0
+            account = self.account
+            parts = gathered(self._outgoing, account.queued)
+            self._written += account.queued
+            self._outgoing, account.queued = [], 0
             for part in parts:
                 self._transport.write(part)
-            if not self.is_writable:
-                self._check_unread()
-            if self._when_ready:
-                self._go_on()
+            if account.is_slow:
+                self._note_unsent()
+                self._cut_off()
+            elif account.waiting:
+                self.admission.took(account)
+                self.look()
 
     def close(self) -> None:
         """Write what waits, then close."""
@@ -295,44 +300,38 @@ class Peer(asyncio.BufferedProtocol):
         except FrameError as error:
             self.refuse(str(error))
             return
-        if self._begun or self._splitter.missing:
-            self._note_begun()
+        if self._has_begun or self._splitter.missing:
+            self._has_begun = self._splitter.missing > 0
+            self.admission.began(self.account, self._splitter.held)
+            self._cut_off()
         self._take_some()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._transport = None
         self._outgoing.clear()
-        self._queued = 0
-        for call in self.calls.values():
-            if call is not None:
-                call.cancel()
-        self._load.calls -= len(self.calls)
-        self._load.bytes -= self._bytes_in_flight
-        self._load.slow.discard(self)
-        self._load.begun(self, 0)
         self._arrived.clear()
-        self.calls.clear()
-        for msgid in list(self.turns):
-            self.leave_turn(msgid)
-        self._go_on()
+        for call in list(self.calls.values()):
+            call.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.admission.disconnect(self.account)
         self._receiver.lost(self)
 
     def pause_writing(self) -> None:
         """Read no more requests from a peer that does not take its answers."""
-        self.is_writable = False
-        self._load.slow.add(self)
+        self._note_unsent(is_slow=True)
+        self._watching = self._watching or self._loop.call_later(UNREAD_SECONDS, self._watch)
         self._balance()
 
     def resume_writing(self) -> None:
         """Read on."""
-        self.is_writable = True
-        self._load.slow.discard(self)
+        self._note_unsent(is_slow=False)
         self._balance()
         waiting, self._when_writable = self._when_writable, []
         for go_on in waiting:
             go_on()
-        self._go_on()
+        self.look()
 
     # -- inside
 
@@ -346,7 +345,9 @@ class Peer(asyncio.BufferedProtocol):
                 body = arrived.popleft()
                 head = read_head(body)
                 if head.kind == REQUEST:
-                    self._take_request(head, body)
+                    if head.msgid in self.calls:
+                        raise MessageError(f"the msgid {head.msgid} is in flight already")
+                    receiver.request(self, head, body)
                 elif head.kind == NOTIFICATION:
                     receiver.notification(self, head, body)
                 else:
@@ -359,63 +360,30 @@ class Peer(asyncio.BufferedProtocol):
         if arrived or not self._reading:
             self._balance()
 
-    def _take_request(self, head: Head, body: bytes) -> None:
-        if head.msgid in self.calls:
-            raise MessageError(f"the msgid {head.msgid} is in flight already")
-        load = self._load
-        if (load.calls >= load.few_calls or load.bytes >= load.few_bytes) and (
-            error := load.refusal(len(self.calls), self._bytes_in_flight, relay=self.relay)
-        ):
-            self.send(self.packer.error(head.msgid, error))
-            return
-        load.calls += 1
-        load.bytes += len(body)
-        self.calls[head.msgid] = None
-        self._sizes[head.msgid] = len(body)
-        self._bytes_in_flight += len(body)
-        self._receiver.request(self, head, body)
+    def _note_unsent(self, *, is_slow: bool | None = None) -> None:
+        """Count what the other side has not taken."""
+        account = self.account
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        is_slow = account.is_slow if is_slow is None else is_slow
+        self.admission.lies(account, unsent, self._written - unsent, time.monotonic(), is_slow=is_slow)
 
-    def _settle(self, msgid: int) -> None:
-        """Stop counting a call."""
-        del self.calls[msgid]
-        size = self._sizes.pop(msgid, 0)
-        self._bytes_in_flight -= size
-        self._load.calls -= 1
-        self._load.bytes -= size
-        self._uploads.discard(msgid)
-        if turn := self.turns.pop(msgid, None):
-            turn.leave()
-        if self._when_ready:
-            self._go_on()
-        if not self.calls:
-            self._receiver.settled(self)
+    def _watch(self) -> None:
+        """Look again at who does not take its answers."""
+        self._watching = None
+        if self.account.is_slow and self._transport is not None:
+            self._note_unsent()
+            self._watching = self._loop.call_later(UNREAD_SECONDS, self._watch)
+            self._cut_off()
 
-    def _go_on(self) -> None:
-        """Let calls begin that wait until this peer takes its answers."""
-        if self._when_ready and (not self.connected or self.ready()):
-            waiting, self._when_ready = self._when_ready, []
-            for go_on in waiting:
-                go_on(self)
-
-    def _check_unread(self) -> None:
-        """Cut off who does not read its answers: this peer, if it has too many, or when it is too much in all, the worst."""
-        limits, load = self._limits, self._load
-        if self.unsent > (RELAY * limits.total_bytes_unread if self.relay else limits.bytes_unread):
-            self.refuse("it does not read its answers")
-        elif slowest := load.slowest():
-            slowest.refuse("it does not read its answers")
-
-    def _note_begun(self) -> None:
-        """Count the bytes of a message that has not arrived in full; when it is too much, cut off who goes on the least."""
-        held = self._splitter.held
-        self._begun = held > 0
-        if late := self._load.begun(self, held):
-            late.refuse("its message does not come to an end")
+    def _cut_off(self) -> None:
+        """Cut off whoever costs too much now."""
+        for account, why in self.admission.excess(time.monotonic()):
+            account.peer.refuse(why)
 
     def _balance(self) -> None:
         """Read exactly while what was read is passed on and the peer takes its answers."""
-        # Behind a relay others wait, and windows bound what it does not take.
-        wanted = (self.is_writable or self.relay) and not self._arrived
+        # Behind a process of our tree others wait, and windows bound what it does not take.
+        wanted = (not self.account.is_slow or self.account.client.is_ours) and not self._arrived
         if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
@@ -430,11 +398,3 @@ class Peer(asyncio.BufferedProtocol):
             return {}
         pid, uid, _gid = credentials(connection)
         return {"peer_pid": pid, "peer_uid": uid}
-
-
-def _too_large(size: int, limit: int) -> Error:
-    return Error(
-        "storage_error",
-        f"the answer has {size} bytes, more than the {limit} of a frame; ask for less at once, with limit=…",
-        details={"reason": "too_large", "byte_size": size},
-    )

@@ -1,10 +1,10 @@
-"""Streams at the end that holds the store: artifacts that come in and go out piece by piece.
+"""Streams at the end that holds the store: artifacts that come in and go out piece by piece, and rows that go out so.
 
     Upload     chunk ──► queue ──► the iterator that ``put`` reads in a thread ──► more
-    Download   more ──► read a piece in a thread ──► chunk
+    Download   more ──► make a piece in a thread ──► chunk
 
 Neither holds more than a window of bytes. Whoever stops sending or asking keeps no thread for long: an upload gives up
-after :data:`IDLE_SECONDS`, and a download holds a thread only while it reads.
+after :data:`IDLE_SECONDS`, and a download holds a thread only while it makes a piece.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import BinaryIO, Final
 
 from asm.core.errors import Error
-from asm.processes.calls import Call
+from asm.processes.loops import Loop
+from asm.processes.peers import Call
+from asm.wire import streams
+from asm.wire.conversation import Receiving, Sending
 from asm.wire.messages import MessageError, packed
-from asm.wire.streams import CHUNK, MORE, PIECE, WINDOW
+from asm.wire.streams import CHUNK, MORE, PIECE, read_stream
 
-__all__ = ["Download", "Upload"]
+__all__ = ["Download", "Upload", "cut", "read_pieces"]
 
 IDLE_SECONDS: Final = 60.0
 """How long an upload waits for the next bytes."""
@@ -30,29 +33,30 @@ IDLE_SECONDS: Final = 60.0
 class Upload:
     """Bytes that come in. In the loop they are taken, in a thread they are iterated over.
 
-    :param more: tells the other side that it may send so many bytes more; called in the loop.
+    :param call: the call that they belong to.
     """
 
-    def __init__(self, more: Callable[[int], object]) -> None:
-        self._more = more
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._loop = asyncio.get_running_loop()
         self._arrived: queue.SimpleQueue[bytes | int | None] = queue.SimpleQueue()
-        self._window = WINDOW
+        self._receiving = Receiving()
         self._ended = False
 
-    def take(self, method: bytes, carried: bytes | int) -> None:
+    def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
         """Take the next bytes, or at the end how many there were.
 
         :raises MessageError: for what is no chunk, for more than may come, or after the end.
         """
-        size = len(carried) if isinstance(carried, bytes) else 0
-        if method != CHUNK or self._ended or size > self._window:
-            raise MessageError("an upload takes chunks, not more than the window, and nothing after its end")
-        self._window -= size
+        carried = read_stream(body, rest_at)
+        if method != CHUNK or self._ended:
+            raise MessageError("an upload takes chunks, and nothing after its end")
+        if isinstance(carried, bytes):
+            self._receiving.arrived(len(carried))
         self._ended = isinstance(carried, int)
         self._arrived.put(carried)
 
-    def abandon(self) -> None:
+    def cancel(self, call: Call) -> None:
         """Nobody will send the rest: let whoever reads fail."""
         self._ended = True
         self._arrived.put(None)
@@ -81,100 +85,118 @@ class Upload:
             self._loop.call_soon_threadsafe(self._taken, len(piece))
 
     def _taken(self, size: int) -> None:
-        self._window += size
-        if not self._ended:
-            self._more(size)
+        more = self._receiving.take(size)
+        if more and not self._ended:
+            peer = self._call.peer
+            peer.send(streams.more(peer.packer, self._call.head.msgid, more))
 
 
 class Download:
     """Bytes that go out, as many as the other side lets come.
 
-    :param call: the ``get`` or ``open``, which is finished at the end.
-    :param open_file: opens the artifact, in a thread.
-    :param send: sends the next bytes; called in the loop.
-    :param writable: whether what is sent is taken soon; if not, it calls what it is given once it is.
-    :param threads: where files are opened and read.
-    :param failed: turns what a store raised into an error.
+    :param call: the call that they answer.
+    :param pieces: makes the bytes, in a thread, :data:`~asm.wire.streams.PIECE` of them at a time; what is less is the end.
+    :param threads: where.
+    :param failed: turns what is raised there into an error, and tells of it.
     """
 
     def __init__(
         self,
         call: Call,
-        open_file: Callable[[], BinaryIO],
-        send: Callable[[bytes], None],
-        writable: Callable[[Callable[[], None]], bool],
+        pieces: Generator[bytes, None, None],
         threads: Executor,
         failed: Callable[[Exception], Error],
+        succeeded: Callable[[], object],
     ) -> None:
         self._call = call
-        self._open_file = open_file
-        self._send = send
-        self._writable = writable
+        self._pieces = pieces
         self._threads = threads
         self._failed = failed
-        self._loop = asyncio.get_running_loop()
-        self._file: BinaryIO | None = None
-        self._window = WINDOW
-        self._sent = 0
-        self._reading = False
-        call.stream = self
-        call.cancel_work = self._close
-        self._read()
+        self._succeeded = succeeded
+        self._loop = Loop.running()
+        self._sending = Sending()
+        self._making = False
+        call.work = self
+        self._go_on()
 
-    def take(self, method: bytes, carried: bytes | int) -> None:
+    def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
         """Let so many bytes more go.
 
         :raises MessageError: when it is no such number.
         """
-        if method != MORE or not isinstance(carried, int):
-            raise MessageError("a download takes numbers of bytes that may come")
-        self._window = min(self._window + carried, WINDOW)
-        self._read()
+        size = read_stream(body, rest_at)
+        if method != MORE or not isinstance(size, int):
+            raise MessageError("an answer in pieces takes numbers of bytes that may come")
+        self._sending.let(size)
+        self._go_on()
 
-    def _read(self) -> None:
-        """Read the next piece, if it may go and none is being read."""
-        if self._reading or self._call.over or self._window < PIECE or not self._writable(self._read):
+    def cancel(self, call: Call) -> None:
+        """Make no more pieces. While one is being made, that is for afterwards."""
+        if not self._making:
+            self._end()
+
+    def _go_on(self) -> None:
+        """Make the next piece, if it may go and none is being made."""
+        if self._making or self._call.is_over or self._sending.room < PIECE or not self._call.peer.writable(self._go_on):
             return
-        self._reading = True
-        self._threads.submit(self._read_in_thread)
+        self._making = True
+        self._call.holds += 1
+        self._threads.submit(self._make)
 
-    def _read_in_thread(self) -> None:
-        """Read a piece, and notice the end together with the last one, so that a small artifact needs no second look."""
-        piece, ended, error = b"", False, None
+    def _make(self) -> None:
+        """Make a piece, in a thread."""
+        piece, error = b"", None
         try:
-            if self._file is None:
-                self._file = self._open_file()
-            while len(piece) < PIECE and not ended:
-                read = self._file.read(PIECE - len(piece))
-                ended = not read
-                piece = piece + read if piece else read
-            if ended:
-                self._file.close()
+            piece = next(self._pieces)
         except Exception as cause:  # noqa: BLE001  # whatever a store raises is answered
             error = self._failed(cause)
-            with contextlib.suppress(Exception):
-                if self._file is not None:
-                    self._file.close()
-        self._loop.call_soon_threadsafe(self._was_read, piece, ended, error)
+        self._loop.post(self._was_made, piece, error)
 
-    def _was_read(self, piece: bytes, ended: bool, error: Error | None) -> None:
-        self._reading = False
-        if self._call.over:
-            self._close()
+    def _was_made(self, piece: bytes, error: Error | None) -> None:
+        call = self._call
+        self._making = False
+        call.let_go()
+        if call.is_over:
+            self._end()
         elif error is not None:
-            self._call.fail(error)
-        elif ended:
-            self._call.finish(packed([piece, self._sent + len(piece)]))
+            call.fail(error)
+        elif len(piece) < PIECE:
+            self._succeeded()
+            call.finish(packed([piece, self._sending.total + len(piece)]))
         else:
-            self._window -= len(piece)
-            self._sent += len(piece)
-            self._send(piece)
-            self._read()
+            self._sending.sent(PIECE)
+            call.rest(is_long=True)
+            call.peer.send(*streams.chunk(call.peer.packer, call.head.msgid, piece))
+            self._go_on()
 
-    def _close(self) -> None:
-        """Close the file of a call that nobody waits for any more, unless it is being read: then that closes it."""
-        if not self._reading and self._file is not None:
-            try:
-                self._threads.submit(self._file.close)
-            except RuntimeError:  # the process ends: there are no threads any more, and nobody who would be kept waiting
-                self._file.close()
+    def _end(self) -> None:
+        """Let go of what the pieces are made from. That may take its time, and so is done in a thread."""
+        try:
+            self._threads.submit(self._pieces.close)
+        except RuntimeError:  # the process ends: there are no threads any more, and nobody who would be kept waiting
+            self._pieces.close()
+
+
+def cut(parts: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Yield the same bytes in pieces, of which the last is smaller than the others."""
+    piece = bytearray()
+    for part in parts:
+        left = memoryview(part)
+        while len(piece) + len(left) >= PIECE:
+            room = PIECE - len(piece)
+            yield bytes(piece + left[:room])
+            piece, left = bytearray(), left[room:]
+        piece += left
+    yield bytes(piece)
+
+
+def read_pieces(open_file: Callable[[], BinaryIO]) -> Generator[bytes, None, None]:
+    """Yield what is in a file in such pieces: the end is noticed together with the last one."""
+    piece = b""
+    with contextlib.closing(open_file()) as file:
+        while read := file.read(PIECE - len(piece)):
+            piece = piece + read if piece else read
+            if len(piece) == PIECE:
+                yield piece
+                piece = b""
+    yield piece

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from asm.core.errors import Error
 from asm.processes import server
 from asm.processes.access import Access
 from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits
 from asm.processes.logs import LogStyle
-from asm.processes.server import Lifeline
+from asm.processes.reports import Lifeline
+from asm.processes.service import Served
 
-__all__ = ["Worker", "main"]
+__all__ = ["main"]
 
 
 def main(
@@ -26,6 +26,7 @@ def main(
     log: LogStyle | None = None,
     limits: Limits | None = None,
     access: Access | None = None,
+    key: str | None = None,
 ) -> None:
     """Be a worker: what its process runs.
 
@@ -37,39 +38,15 @@ def main(
     :param log: how to log.
     :param limits: what connections may cost.
     :param access: who may connect.
+    :param key: what the processes of our tree say to know each other.
     """
 
     def prepare() -> Hosted:
-        hosted = Hosted(name, store, options, waits=waits, recovers=lifeline.recovers)
+        hosted = Hosted(name, store, options, waits=waits, recovers=lifeline.recovers, limits=limits)
         hosted.open()
         return hosted
 
-    async def start(hosted: Hosted) -> Worker:
-        return Worker(hosted)
+    async def start(hosted: Hosted) -> dict[str, Served]:
+        return {hosted.contract: hosted}
 
-    server.run(lifeline, name, prepare, start, log, limits, access)
-
-
-class Worker:
-    """The service of one store."""
-
-    def __init__(self, hosted: Hosted) -> None:
-        self._hosted = hosted
-        self.call = hosted.call
-        """Take a call to the store."""
-        self.interrupt = hosted.interrupt
-        self.close = hosted.close
-        self.contracts = hosted.contracts
-
-    @property
-    def away(self) -> Error | None:
-        """Why the store cannot be used at the moment."""
-        return self._hosted.away
-
-    def begin(self, changed: Callable[[], None], failed: Callable[[Error], None]) -> None:
-        """Serve, and tell what becomes of the store."""
-        self._hosted.begin(changed, failed)
-
-    def trouble(self, now: float) -> Error | None:
-        """Return what is wrong with the store, if anything is."""
-        return self._hosted.health.trouble(now)
+    server.run(lifeline, name, prepare, start, log, limits, access, key)

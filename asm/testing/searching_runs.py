@@ -30,8 +30,8 @@ USAGES: list[tuple[dict[str, Any], float]] = [
     ({"total_tokens": 10, "input_tokens": 500, "output_tokens": 500}, 10),
     ({"input_tokens": 60, "output_tokens": 41}, 101),
     ({"input_tokens": 7}, 7),
-    ({"output_tokens": 2**53 + 1}, 2**53 + 1),
-    ({"total_tokens": 2**53}, 2**53),
+    ({"output_tokens": 2**53 - 1}, 2**53 - 1),
+    ({"total_tokens": 2**53 - 2}, 2**53 - 2),
     ({"total_tokens": 99.5}, 99.5),
     ({"cached_tokens": 1000, "details": {"total_tokens": 1000}}, 0),
     ({"total_tokens": None, "input_tokens": 3, "output_tokens": None}, 3),
@@ -46,7 +46,7 @@ FILTERS: dict[str, list[Any]] = {
     "provider": ["anthropic", "openai", "nobody"],
     "started_after": [at(3), at(2.999_999), at(11)],
     "started_before": [at(6), at(6.000_001), at(0)],
-    "min_tokens": [10, 0, 100, 101, 2**53, 2**53 + 1, HUGE],
+    "min_tokens": [10, 0, 100, 101, 2**53 - 2, 2**53 - 1, HUGE],
 }
 """Values of each filter."""
 

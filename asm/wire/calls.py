@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, NamedTuple, get_origin
 
 import msgpack
@@ -22,9 +22,9 @@ from asm.core.values import ArtifactInfo, Event, Run, Session, Value
 from asm.operations import OPERATIONS, Operation
 from asm.ports import Data, ExecutionResult
 from asm.wire.frames import MAX_FRAME
-from asm.wire.messages import MessageError, packed, packed_rows
+from asm.wire.messages import MessageError, array_head, packed
 
-__all__ = ["Rows", "decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_result"]
+__all__ = ["Rows", "decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_rows", "whole"]
 
 
 def encode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,31 +51,45 @@ def encode_result(operation: Operation, result: Any, sent: Mapping[str, Any] | N
 
     :param sent: the arguments of a caller who wants no event back that is stored as it was sent, but only its number.
     """
-    rows = _rows(operation, result, sent)
-    if rows is not None:
-        return list(rows)
     if sent is not None and operation.sent_events is not None:
-        return _numbered(operation.sent_events(sent), result)
+        events = operation.sent_events(sent)
+        if operation.result is Event:
+            return _numbered(events, result)
+        return list(itertools.starmap(_numbered, zip(events, result, strict=True)))
     return _RESULTS[operation.name].encode(result)
 
 
-def pack_result(operation: Operation, result: Any, sent: Mapping[str, Any] | None = None) -> Iterator[bytes]:
-    """Yield what :func:`encode_result` returns, encoded, in pieces: a list row by row, so that no step takes long."""
-    rows = _rows(operation, result, sent)
-    if rows is None:
-        yield packed(encode_result(operation, result, sent))
-    else:
-        yield from packed_rows(rows, len(result))
+def pack_rows(operation: Operation, result: Iterable[Any], sent: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+    """Yield what an operation returns row by row, encoded, so that no step takes long; of a page the items, and its cursor.
 
-
-def _rows(operation: Operation, result: Any, sent: Mapping[str, Any] | None) -> Iterator[Any] | None:
-    """Return the rows of a list, each ready to be sent; ``None`` for what is no list."""
+    :param result: what it returned, or its rows one after the other; of a page, a last one ``Page([], cursor)`` behind them.
+    :param sent: as for :func:`encode_result`.
+    """
     if sent is not None and operation.sent_events is not None:
-        if operation.result is Event:
-            return None
-        return itertools.starmap(_numbered, zip(operation.sent_events(sent), result, strict=True))
-    row = _RESULTS[operation.name].row
-    return None if row is None else map(row, result)
+        yield from map(packed, itertools.starmap(_numbered, zip(operation.sent_events(sent), result, strict=True)))
+        return
+    row = _RESULTS[operation.name].row or _same
+    cursor = None
+    for value in (*result.items, result) if isinstance(result, Page) else result:
+        if isinstance(value, Page):
+            cursor = value.cursor
+        else:
+            yield packed(row(value))
+    if _is_page(operation):
+        yield packed(cursor)
+
+
+def whole(operation: Operation, rows: list[bytes]) -> bytes:
+    """Return what :func:`pack_rows` yielded as it travels where it is little: the array, or the map of a page."""
+    if not _is_page(operation):
+        return array_head(len(rows)) + b"".join(rows)
+    *items, cursor = rows
+    return b"".join((b"\x82\xa5items", array_head(len(items)), *items, b"\xa6cursor", cursor))
+
+
+def _is_page(operation: Operation) -> bool:
+    """Whether an operation returns a page."""
+    return get_origin(operation.result) is Page
 
 
 def decode_result(operation: Operation, result: Any, sent: Mapping[str, Any]) -> Any:
@@ -113,7 +127,7 @@ class Rows:
         form = _RESULTS[operation.name]
         self._events = iter(operation.sent_events(sent)) if operation.sent_events is not None else None
         self._read = _same if form.read_row is None else form.read_row
-        self._is_page = get_origin(operation.result) is Page
+        self._is_page = _is_page(operation)
         self._unpacker = msgpack.Unpacker(timestamp=3, max_buffer_size=2 * MAX_FRAME)
         self._size = 0
         self._rows: list[Any] = []
@@ -163,7 +177,7 @@ class _Form(NamedTuple):
     read: Callable[[Any], Any]
     """Of a result."""
     row: Callable[[Any], Any] | None = None
-    """How to encode each row of a list …"""
+    """How to encode each row of a list, or each item of a page …"""
     read_row: Callable[[Any], Any] | None = None
     """… and to decode it, of a result."""
 
@@ -208,7 +222,7 @@ def _page(kind: type[Value]) -> _Form:
             checks.refuse("the message", f"must hold a page here, not {checks.kind(value)}")
         return Page([kind.read(item) for item in value["items"]], value.get("cursor"))
 
-    return _Form(encode, _same, read, read_row=kind.read)
+    return _Form(encode, _same, read, kind.held_fields, kind.read)
 
 
 def _map_of(forms: dict[str, _Form]) -> _Form:

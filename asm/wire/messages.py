@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -33,9 +32,11 @@ __all__ = [
     "REFUSED",
     "REQUEST",
     "RESPONSE",
+    "WAITS",
     "Head",
     "MessageError",
     "Packer",
+    "array_head",
     "decode",
     "decode_checked",
     "decode_params",
@@ -44,7 +45,6 @@ __all__ = [
     "is_response",
     "operation_name",
     "packed",
-    "packed_rows",
     "read_head",
     "read_meta",
     "read_refusal",
@@ -69,6 +69,8 @@ CANCEL: Final = b"cancel"
 """Notification to a server, ``[msgid]``: nobody waits for this call any more."""
 MALFORMED: Final = b"malformed"
 """Notification to a relay, ``[msgid]``: what you passed on under this id cannot be decoded."""
+WAITS: Final = b"waits"
+"""Notification to a relay, ``[msgid]``: this call waits for what may not happen for long, and keeps no other waiting."""
 REFUSED: Final = b"refused"
 """Notification of a server, ``[error]``, before it closes a connection of which it takes nothing."""
 
@@ -160,10 +162,10 @@ def packed(value: Any) -> bytes:
     return encoded
 
 
-def packed_rows(rows: Iterable[Any], count: int) -> Iterator[bytes]:
-    """Encode a list of so many values, one after the other, so that no step takes long."""
-    yield _packers.array(count)
-    yield from map(_packers.pack, rows)
+def array_head(count: int) -> bytes:
+    """Return what stands before the encoded elements of an array of so many."""
+    head: bytes = _packers.array(count)
+    return head
 
 
 def result_head(msgid: int) -> bytes:

@@ -10,6 +10,7 @@ import listing
 import queries
 import reading
 import upkeep
+import whole
 
 
 class Case(NamedTuple):
@@ -30,6 +31,8 @@ CASES = {
     "much": Case(reading.much, reading.much_rows),
     "usage": Case(queries.usage, queries.usage_rows),
     "polls": Case(reading.polls, reading.polls_rows),
+    "expecting": Case(whole.expecting, lambda _: whole.EXPECTING),
+    "whole": Case(whole.whole, whole.whole_rows),
     "artifacts": Case(artifacts.large, artifacts.large_rows),
     "listed": Case(listing.listed, listing.listed_rows),
     "restart": Case(upkeep.killed, lambda _: upkeep.KILLED),

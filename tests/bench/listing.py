@@ -64,8 +64,8 @@ def _files(bench, count):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(pack_header(info))
         store.list(limit=1)  # the first one reads what is new
-        time.sleep(0.1)
-        store.list(limit=1)  # and now it is older than the tick of the clock
+        time.sleep(0.3)
+        store.list(limit=1)  # and looks again at what is so new that it might change within the same tick of the clock
         yield store
 
 

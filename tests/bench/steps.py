@@ -19,14 +19,16 @@ from trees import ARTIFACTS, MEMORY, SESSIONS, SQLITE, STORE, tree
 from asm.adapters import InMemorySessionStore
 from asm.client.calling import outgoing
 from asm.operations import OPERATIONS
-from asm.processes import composite, loops, worker
+from asm.processes import loops
+from asm.processes.access import Access
+from asm.processes.admission import Admission
+from asm.processes.gate import Gate
 from asm.processes.hosted import Hosted
-from asm.processes.limits import Limits, Load
+from asm.processes.limits import Limits
+from asm.processes.links import Link, Named
 from asm.processes.peers import Peer
-from asm.processes.server import Server
-from asm.wire.calls import decode_result
-from asm.wire.frames import Splitter
-from asm.wire.messages import Packer, decode_response
+from asm.processes.service import Service
+from asm.wire.conversation import Conversation
 
 HEAD = ("step, alone and warm", "µs of a processor")
 TREE_HEAD = ("in a tree, µs of a processor a call", "clients", "composite", "worker", "its threads")
@@ -107,7 +109,7 @@ def _busy(task):
 
 async def _alone(count):
     passing, serving = _Side(_composite), _Side(_worker)
-    packer, splitter = Packer(), Splitter()
+    conversation = Conversation(hello=None)
     took = []
     for number in range(count):
         made = event("ses_steps")
@@ -116,8 +118,8 @@ async def _alone(count):
         def note(moments=moments):
             moments.append(time.thread_time_ns())
 
-        call = outgoing(OPERATION, OPERATION.bind((made,), {}), 5.0)
-        request = call.frame(packer, number)
+        out = outgoing(OPERATION, OPERATION.bind((made,), {}), 5.0)
+        call, request = out.begin(conversation)
         note()
         passed = passing.take(passing.near, request, passing.far)
         note()
@@ -125,8 +127,8 @@ async def _alone(count):
         note()
         answered = passing.take(passing.far, answer, passing.near)
         note()
-        (body,) = splitter.feed(answered)
-        assert decode_result(OPERATION, decode_response(body)[1], {"event": made}).sequence_number == number + 1
+        conversation.receive(answered)
+        assert out.result(call, None).sequence_number == number + 1
         note()
         took.append([(after - before) / 1000 for before, after in itertools.pairwise(moments)])
     figures = [statistics.median(column) for column in zip(*took, strict=True)]
@@ -134,12 +136,13 @@ async def _alone(count):
 
 
 class _Side:
-    """A server with connections whose other ends are not there."""
+    """A process with connections whose other ends are not there."""
 
     def __init__(self, make):
-        server = Server(_Parent(), "bench", Limits(), None)
-        server._service, self.far = make()
-        self.near = _peer(server)
+        self._gate = Gate("bench", Limits(), Access())
+        store, self.far = make()
+        self._gate.routes = Service({"session": store}).routes
+        self.near = _peer(self._gate, self._gate.admission)
 
     def take(self, source, data, target):
         """Have a connection take bytes in; return what is written to another one in the same turn of the loop."""
@@ -155,25 +158,20 @@ def _worker():
     hosted = Hosted("bench", InMemorySessionStore, {})
     hosted.open()
     hosted.begin(lambda: None, lambda _error: None)
-    return worker.Worker(hosted), None
+    return hosted, None
 
 
 def _composite():
-    link = composite.Link(composite.Named("bench", "/nowhere"), "session")
-    link._peer, link._up = _peer(link), True
-    return composite.Composite("bench", {"session": link, "artifact": link}), link._peer
+    link = Link(Named("bench", "/nowhere"), "session", Limits())
+    link._peer = _peer(link, Admission(Limits()))
+    return link, link._peer
 
 
-def _peer(receiver):
-    peer = Peer(receiver, Load(Limits()))
+def _peer(receiver, admission):
+    peer = Peer(receiver, admission)
+    peer.account, _ = admission.connect(1, peer)
     peer.connection_made(_Transport())
     return peer
-
-
-class _Parent:
-    """A parent that wants to know nothing."""
-
-    socket, restarts, heartbeat = None, 0, None
 
 
 class _Transport:

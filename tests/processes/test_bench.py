@@ -17,6 +17,8 @@ ROWS = {
     "much": 10,
     "usage": 1,
     "polls": 2,
+    "expecting": 2,
+    "whole": 2,
     "artifacts": 2,
     "listed": 2,
     "restart": 3,

@@ -92,6 +92,83 @@ def test_what_a_reader_saw(seen, expected, findings):
     assert kinds(findings) == expected, findings
 
 
+def expecting(*told, number=1):
+    calls = [(step, step + 0.5, answer) for step, answer in enumerate(told)]
+    return operation(*calls, op="expect", result=[["s", "a", number]], events=[["s", "a"]])
+
+
+CONFLICT = ("conflict", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "stored", "expected"),
+    [
+        ([OK], [("a", 1)], set()),
+        ([OK], [], {"lost"}),
+        ([CONFLICT], [], set()),
+        ([CONFLICT], [("a", 1)], {"refused, and done"}),
+        ([EXITED, CONFLICT], [("a", 1)], set()),
+    ],
+)
+def test_appends_that_expect_something(told, stored, expected, findings):
+    journal.check_events([expecting(*told)], {"s": stored}, findings)
+    journal.check_calls([expecting(*told)], 1.0, findings)
+    assert kinds(findings) == expected, findings
+
+
+def prune(through, told, at):
+    return operation((at, at + 1, told), op="prune", session="s", through=through, result=through)
+
+
+@pytest.mark.parametrize(
+    ("prunes", "stored", "expected"),
+    [
+        ([], "abc", set()),
+        ([prune(1, OK, 5)], "bc", set()),
+        ([prune(1, OK, 5)], "abc", {"deleted, and there"}),
+        ([prune(1, OK, 5)], "c", {"lost"}),
+        ([prune(1, OK, 5), prune(2, EXITED, 7)], "bc", set()),
+        ([prune(1, OK, 5), prune(2, EXITED, 7)], "c", set()),
+        ([prune(1, OK, 5), prune(2, RESTARTING, 7)], "c", {"lost"}),
+        ([prune(3, OK, 5)], "", set()),
+        ([prune(1, RESTARTING, 5)], "bc", {"lost", "gaps"}),
+    ],
+)
+def test_events_that_were_deleted(prunes, stored, expected, findings):
+    appended = [append(OK, ids=[name], numbers=[number], at=number) for number, name in enumerate("abc", 1)]
+    journal.check_events([*appended, *prunes], {"s": [(name, "abc".index(name) + 1) for name in stored]}, findings)
+    assert kinds(findings) == expected, findings
+
+
+@pytest.mark.parametrize(
+    ("op", "result", "expected"),
+    [
+        ("search", {"missing": [], "twice": 0}, set()),
+        ("search", {"missing": ["s"], "twice": 0}, {"lost"}),
+        ("search", {"missing": [], "twice": 1}, {"duplicated"}),
+        ("export", {"whole": True}, set()),
+        ("export", {"whole": False}, {"torn"}),
+    ],
+)
+def test_answers(op, result, expected, findings):
+    journal.check_answers([operation((0, 1, OK), op=op, result=result)], findings)
+    assert kinds(findings) == expected, findings
+
+
+@pytest.mark.parametrize(
+    ("sessions", "keys", "expected"),
+    [
+        ((), ["archive/s.jsonl"], set()),
+        (("s",), ["archive/s.jsonl"], {"deleted, and there"}),
+        ((), ["archive/s.jsonl", "s/notes"], {"deleted, and there"}),
+        ((), [], {"lost"}),
+    ],
+)
+def test_what_was_retired(sessions, keys, expected, findings):
+    journal.check_retired([operation((0, 1, OK), op="retire", session="s")], sessions, keys, findings)
+    assert kinds(findings) == expected, findings
+
+
 @pytest.mark.parametrize(
     ("told", "sessions", "runs", "expected"),
     [

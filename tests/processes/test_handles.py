@@ -233,6 +233,35 @@ def test_what_is_no_setting(runtime_dir, setting, value):
         assert caught.value.details == {"field": setting}
 
 
+def test_what_is_large_comes_whole_and_from_anywhere(memory_tree):
+    """Rows of more than a message may have, a page of them, and an archive that is read where it lies."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writing:
+        for number in range(3):
+            writing.writestr(f"{number}", bytes([number]) * 2_000_000)
+
+    async def scenario():
+        async with memory_tree.aconnect() as store:
+            assert await store.get_events("ses_1") == stored
+            page = await store.search_events(session_ids=["ses_1"], limit=1900)
+            rest = await store.search_events(session_ids=["ses_1"], limit=1900, cursor=page.cursor)
+            assert [*page, *rest] == stored
+            async with await store.open("archive") as file:
+                assert (await file.seek(-4, 2), await file.read()) == (len(archive.getvalue()) - 4, archive.getvalue()[-4:])
+
+    with memory_tree.connect() as store:
+        stored = []
+        for _ in range(20):
+            stored += store.append_events([event("x" * 10_000) for _ in range(100)])
+        assert store.get_events("ses_1") == stored
+        page = store.search_events(session_ids=["ses_1"], limit=1900)
+        assert [*page, *store.search_events(session_ids=["ses_1"], cursor=page.cursor)] == stored
+        store.put("archive", archive.getvalue())
+        with store.open("archive") as file, zipfile.ZipFile(file) as reading:
+            assert [reading.read(name) for name in reading.namelist()] == [bytes([n]) * 2_000_000 for n in range(3)]
+        asyncio.run(scenario())
+
+
 # -- With a server that says what the test tells it to --------------------------------------------------------------------
 
 

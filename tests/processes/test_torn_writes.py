@@ -124,7 +124,8 @@ def look_at_session(store, operation, own):
     getattr(store, operation)(**writes.WRITES[operation](own))
     assert writes.state(store, own) == after
     for name, events in zip((own, f"{own} 2"), after[-2:], strict=True):
-        assert store.append_event_with_sequence(event(name)).sequence_number == len(events) + 1
+        last = events[-1].sequence_number if events else 0
+        assert store.append_event_with_sequence(event(name)).sequence_number == last + 1
     return "old" if found == before else "new"
 
 

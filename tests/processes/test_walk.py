@@ -7,8 +7,8 @@ import pytest
 
 TOOL = Path(__file__).parents[1] / "tools" / "walk.py"
 
-FILES = 19
-CHANGES = 73
+FILES = 16
+CHANGES = 63
 """The most that a reader should have to open, and how often to change between them."""
 
 

@@ -4,15 +4,18 @@ import json
 from datetime import UTC, datetime
 
 from asm.core.errors import Error
+from asm.core.results import Page
 from asm.core.values import Event
 from asm.operations import OPERATIONS
 from asm.wire.calls import encode_arguments, encode_result
 from asm.wire.frames import frame
-from asm.wire.messages import CANCEL, MALFORMED, Packer, decode
+from asm.wire.messages import CANCEL, MALFORMED, PROTOCOL, Packer, decode, packed
 from asm.wire.streams import chunk, more
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 APPEND = OPERATIONS["append_event_with_sequence"]
+SEARCH = OPERATIONS["search_events"]
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def vectors() -> list[bytes]:
@@ -20,6 +23,7 @@ def vectors() -> list[bytes]:
     packer = Packer()
     event = Event.new(id="evt_1", type="message_received", session_id="ses_1", timestamp=WHEN, data={"content": "Hi"})
     error = Error("session_not_found", "there is no session 'ses_1'", details={"session_id": "ses_1"}, timestamp=WHEN)
+    rows = b"".join(packed(event.sequenced(number).held_fields()) for number in (1, 2))
     bodies = [
         packer.request(1, "session.get_session", {"session_id": "ses_1"}, {"timeout_ms": 5000}),
         packer.error(1, error),
@@ -35,6 +39,20 @@ def vectors() -> list[bytes]:
         b"".join(chunk(packer, 5, 5)),
         packer.result(5, None),
         packer.request(4, "hello", {"relay": True}),
+        packer.result(
+            4, {"name": "MyApp.Store", "protocol": PROTOCOL, "version": "0.1.0", "contracts": ["session", "artifact"]}
+        ),
+        packer.request(7, "session.get_events", {"session_id": "ses_1"}, {"stream": True, "traceparent": TRACE}),
+        b"".join(chunk(packer, 7, rows[:100])),
+        packer.result(7, [rows[100:], len(rows)]),
+        packer.request(8, "query.search_events", {"session_ids": ["ses_1"]}, {"stream": True}),
+        b"".join(chunk(packer, 8, rows[:100])),
+        packer.result(8, [rows[100:] + packed("next"), len(rows) + 5]),
+        packer.request(9, "query.search_events", {"session_ids": ["ses_2"]}, {"stream": True}),
+        packer.result(9, encode_result(SEARCH, Page([], None))),
+        packer.request(10, "artifact.open", {"key": "patch-2"}, {"stream": True, "offset": 3, "checksum": "5e" * 32}),
+        packer.result(10, [b"ce", 2]),
+        packer.refusal(Error("storage_error", "full", details={"reason": "overloaded"}, timestamp=WHEN)),
         packer.notification(CANCEL, [3]),
         packer.notification(MALFORMED, [3]),
     ]

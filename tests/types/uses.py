@@ -188,7 +188,17 @@ async def handles(name: str) -> None:
     with asm.connect(name, timeout=5) as client:
         assert_type(client, asm.Client)
         assert_type(client.get_session("ses"), asm.Session)
+        for event in client.follow("ses", after=3, type=["message_sent", "myapp.thought"]):
+            assert_type(event, asm.Event)
+        assert_type(client.update_run("run", lambda run: run.increment_turn()), asm.Run)
+        assert_type(client.update_session("ses", lambda session: session.update_status("active")), asm.Session)
         client.get_sesion("ses")  # wrong
+        client.update_run("run", lambda run: run.turn_count)  # wrong
+        client.follow("ses", after="3")  # wrong
     async with asm.aio.connect(name) as store:
         assert_type(await store.get_latest_sequence("ses"), int)
+        async for event in store.follow("ses", run_id="run"):
+            assert_type(event, asm.Event)
+        assert_type(await store.update_run("run", lambda run: run.set_output({"a": 1})), asm.Run)
         await store.get_latest_sequence(5)  # wrong
+        await store.update_run("run", lambda run: run.id)  # wrong

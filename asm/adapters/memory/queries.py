@@ -273,6 +273,7 @@ class Queries(Adapter):
             return file_of(export_lines(session_id, log.last, session, runs, events))
 
     def import_session(self, data: Data) -> str:
+        self.require_open()
         export = Export(data)
         values: dict[type, dict[str, Any]] = {Session: {}, Run: {}, Event: {}}
         for value in export:

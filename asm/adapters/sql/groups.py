@@ -86,9 +86,9 @@ def perform(connection: Connection, writes: Sequence[Write], *, again: bool = Fa
     counters = _count(connection, dict(sorted(needs.items()))) if needs else {}
     latest = {session_id: counter.last_sequence - needs[session_id] for session_id, counter in counters.items()}
     saved = _saved(connection, writes) if again or any(write.replacing is not None for write in writes) else {}
-    decided = _Decided(writes, latest, _stored(connection, writes) if again else {}, saved)
+    decided = _Decided(writes, latest, saved, _stored(connection, writes) if again else {})
     if not again and decided.in_doubt:
-        decided = _Decided(writes, latest, _stored(connection, writes), saved)
+        decided = _Decided(writes, latest, _saved(connection, writes), _stored(connection, writes))
     _settle(connection, counters, decided.latest)
     save(connection, sessions, decided.sessions)
     save(connection, runs, decided.runs)
@@ -102,16 +102,16 @@ class _Decided:
     """What a set of writes does, decided in their order, from what is stored.
 
     :param latest: where the sessions stand that are appended to, or expected to stand somewhere.
-    :param stored: those of the events that are stored, by id, as far as that was looked up.
-    :param saved: those of the sessions and runs that are, by what they are and their id, as far as that was looked up.
+    :param saved: those of the sessions and runs that are stored, by what they are and their id, as far as that was looked up.
+    :param stored: those of the events that are, by id, as far as that was looked up.
     """
 
     def __init__(
         self,
         writes: Sequence[Write],
         latest: Mapping[str, int],
-        stored: Mapping[str, Event],
         saved: Mapping[tuple[type, str], Session | Run],
+        stored: Mapping[str, Event],
     ) -> None:
         self.latest = dict(latest)
         """Where the sessions stand after it."""
@@ -121,7 +121,7 @@ class _Decided:
         self.runs: dict[str, Run] = {}
         """… and saved, by id."""
         self.in_doubt = False
-        """Whether one was refused because of where a session stands, though its events may all be stored already."""
+        """Whether one was refused because of where a session stands, and what was not looked up may say otherwise."""
         self._stored = dict(stored)
         self._saved = dict(saved)
         self.outcomes = [self._take(write) for write in writes]
@@ -138,7 +138,7 @@ class _Decided:
                 require_unchanged(write.replacing, self._saved.get((type(write.replacing), write.replacing.id)))
             new = numbered(write.events, self._stored, self.latest.__getitem__, write.expect)
         except Error as error:
-            self.in_doubt |= bool(write.expect and write.events)
+            self.in_doubt |= bool(write.expect and (write.events or write.run))
             return Outcome(error=error)
         for event in new.values():
             self.latest[event.session_id] = event.sequence_number or 0

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
 from sqlalchemy import URL, Select, select
 
@@ -59,6 +59,9 @@ class SqlSessionStore(Maintained):
     :raises Error: ``validation_error``; ``migration_required``, which names the command to run; or a storage error that
         tells why the database cannot be used.
     """
+
+    queued: ClassVar[frozenset[str]] = frozenset(WRITES)
+    """The operations that :meth:`submit` takes."""
 
     @options
     def __init__(
@@ -134,8 +137,8 @@ class SqlSessionStore(Maintained):
         :param done: called once, in the thread of the writer and after the commit, with the result and ``None``, or with
             ``None`` and the error; it must not block. In the caller's thread when the store is closed.
         :returns: false for an operation that reads; nothing was done then, and it is to be called as a method. Otherwise what
-            drops the write, unless it has begun: it does not take place then, ``done`` is not called, and nothing of it is
-            held any more. True when it is over already.
+            drops the write, unless it has begun, and tells whether it did: it does not take place then, ``done`` is not
+            called, and nothing of it is held any more. True when it is over already.
         """
         write = WRITES.get(operation)
         if write is None:
@@ -168,7 +171,7 @@ class SqlSessionStore(Maintained):
     ) -> list[Session]:
         query = select(sessions).order_by(sessions.c.created_at, sessions.c.id).limit(limit).offset(offset or None)
         if status is not None:
-            query = query.where(any_of(sessions.c.status, status))
+            query = query.where(any_of(sessions.c.status, cast("tuple[str, ...]", status)))
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         return self._select(Session, query)
@@ -190,7 +193,7 @@ class SqlSessionStore(Maintained):
     def list_runs(self, session_id: str, *, status: RunStatuses = None, limit: int | None = None) -> list[Run]:
         query = select(runs).where(runs.c.session_id == session_id).order_by(runs.c.started_at, runs.c.id).limit(limit)
         if status is not None:
-            query = query.where(any_of(runs.c.status, status))
+            query = query.where(any_of(runs.c.status, cast("tuple[str, ...]", status)))
         return self._select(Run, query)
 
     def get_active_run(self, session_id: str) -> Run | None:

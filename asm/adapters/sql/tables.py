@@ -6,6 +6,7 @@ Columns bear the names of the fields. What differs between databases is in the t
 type      SQLite                                           PostgreSQL
 ========  ===============================================  ======================================
 Text      text, ordered by its UTF-8                       text with the collation ``C``, the same order
+Number    integer or real                                  numeric
 Json      JSON as text                                     json, not jsonb: that refuses ``\u0000`` and rewrites numbers
 Tags      JSON as text                                     text[]
 Time      text, ``2026-01-01T00:00:00.000000``, in UTC     timestamp without time zone, in UTC
@@ -17,14 +18,18 @@ mostly null covers only the rows where it is not. Events have few indexes: each 
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Column, Double, Index, MetaData, Table, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, NUMERIC, BigInteger, Column, Double, Index, MetaData, Table, TypeDecorator, UniqueConstraint
 from sqlalchemy import Text as PlainText
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+from asm.core.freezing import LEAST, MOST
 
 __all__ = ["METADATA", "artifacts", "deletions", "events", "moment", "runs", "sequences", "sessions"]
 
@@ -61,6 +66,42 @@ class Time(TypeDecorator[datetime]):
         except ValueError:
             return value  # type: ignore[no-any-return]
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+class Number(TypeDecorator[float]):
+    """An integer or a float, each exactly."""
+
+    impl = NUMERIC
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the type of the column."""
+        return dialect.type_descriptor(postgresql.NUMERIC() if dialect.name == "postgresql" else _Affine())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Turn a number into what is stored. None is infinite: a sum may be."""
+        if value is None:
+            return None
+        value = max(-sys.float_info.max, min(sys.float_info.max, value))
+        if dialect.name == "postgresql":
+            return Decimal(int(value)) if value == int(value) else Decimal(repr(value))
+        return value if isinstance(value, float) or LEAST <= value <= MOST else float(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
+        """Turn what is stored into a number."""
+        if not isinstance(value, Decimal):
+            return value  # type: ignore[no-any-return]
+        return int(value) if value == value.to_integral_value() else float(value)
+
+
+class _Affine(UserDefinedType[Any]):
+    """The type of a column in which SQLite keeps integers and floats as they are."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: Any) -> str:
+        """Return the name of the type."""
+        return "NUMERIC"
 
 
 Text: Final = PlainText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -120,7 +161,7 @@ runs: Final = Table(
     Column("provider", Text),
     Column("provider_metadata", Json),
     # What the token_usage comes to (asm.adapters.totals), because a list is ordered by it. No field of a run.
-    Column("tokens", Double, nullable=False, server_default="0"),
+    Column("tokens", Number, nullable=False, server_default="0"),
     Index("asm_runs_by_status", "session_id", "status", "started_at", "id"),
     Index("asm_runs_by_session", "session_id", "started_at", "id"),
     Index("asm_runs_by_started", "started_at", "id"),

@@ -56,7 +56,7 @@ HOPELESS: Final = (Trouble.LOST, Trouble.AWAY, Trouble.UNFIT, Trouble.REPLACED)
 Done = Callable[[Any, BaseException | None], object]
 """Told the result of a write after its commit, or why it failed; in the thread of the writer, which it must not hold up."""
 
-Cancel = Callable[[], object]
+Cancel = Callable[[], bool]
 """Drops a write, unless it has begun: it is not performed then, nobody is told, and nothing of it is held any more."""
 
 
@@ -90,7 +90,7 @@ class Writer:
     def submit(self, write: Write, done: Done) -> Cancel:
         """Queue a write, and return at once.
 
-        :returns: what takes it out of the queue.
+        :returns: what takes it out of the queue, and tells whether it was still there.
         :raises Error: ``storage_error`` with the reason ``closed``.
         """
         with self._changed:
@@ -101,9 +101,9 @@ class Writer:
             self._changed.notify()
         return functools.partial(self._drop, ticket)
 
-    def _drop(self, ticket: int) -> None:
+    def _drop(self, ticket: int) -> bool:
         with self._changed:
-            self._queue.pop(ticket, None)
+            return self._queue.pop(ticket, None) is not None
 
     def write(self, write: Write) -> Any:
         """Queue a write, wait for its commit, and return its result.

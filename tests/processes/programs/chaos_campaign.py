@@ -13,8 +13,10 @@ from pathlib import Path
 
 import chaos_journal as journal
 from chaos_monkey import PATIENCE, TURN, Monkey, Watch, describe, inhabitants
+from chaos_roles import POLICY
 
 import asm
+import asm.retention
 
 CLIENT = Path(__file__).with_name("chaos_client.py")
 
@@ -150,13 +152,17 @@ class Campaign:
             names = {name for (name,) in database.execute("SELECT session_id FROM asm_session_sequences")}
         names |= {name for operation in operations for name, _id in operation.intent.get("events", ())}
         with tree.connect(timeout=PATIENCE) as store:
+            findings["complaints"] += [str(error) for error in asm.retention.apply(store, POLICY).errors]
             journal.check_events(operations, {name: stored_events(store, name) for name in names}, findings)
             sessions = {session.id: session for session in stored_sessions(store)}
             runs = {run.id: run for name in names for run in store.list_runs(name)}
             journal.check_flushes(operations, sessions, runs, findings)
+            journal.check_answers(operations, findings)
+            journal.check_retired(operations, sessions, [info.key for info in store.list()], findings)
             held = {f"session:{item.id}": item.metadata["value"] for item in sessions.values() if "value" in item.metadata}
             held |= {f"run:{item.id}": item.metadata["value"] for item in runs.values() if "value" in item.metadata}
-            held |= {f"artifact:{info.key}": digest(store, info) for info in store.list()}
+            artifacts = [info for info in store.list() if not info.key.startswith(("archive/", "ses_"))]  # those of retention
+            held |= {f"artifact:{info.key}": digest(store, info) for info in artifacts}
             journal.check_registers(operations, held, findings)
 
 

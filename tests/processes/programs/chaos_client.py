@@ -4,11 +4,10 @@ chaos_client.py RUNTIME_DIR JOURNAL NUMBER SEED (blocking | asyncio) SECONDS
 
 The journal is what ``chaos_journal.py`` reads. Each operation has one line that says what is intended, before its first call;
 then one line for each of its calls. A call that failed with a retryable error is repeated as it was, with the same ids, as
-users do; some callers give up at once. Several roles do this at the same time: sessions, batches, flushes, artifacts, readers.
+users do; some callers give up at once. Several roles (``chaos_roles.py``) do this at the same time.
 """
 
 import asyncio
-import hashlib
 import itertools
 import json
 import os
@@ -17,22 +16,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import chaos_roles as roles
+from chaos_roles import PIECE, SHARED
+
 import asm
 import asm.aio
 
 NAME = "MyApp.Store"
-
-PIECE = 64 * 1024
-
-SHARED = ("ses_shared_1", "ses_shared_2")
-"""Sessions to which all clients append."""
-
-SHARED_KEYS = ("shared/1", "shared/2", "shared/3")
-
-SIZES = ((40, 2000), (4000, 64_000), (100_000, 700_000), (1_000_000, 4_000_000))
-"""Of artifacts, in bytes: the second half moves in pieces."""
-
-POLL_MS = 1000
 
 LONGEST_PAUSE = 0.2
 """How many seconds a caller waits at most before it repeats a call."""
@@ -57,24 +47,26 @@ class Blocking:
     """The blocking client, each call in a thread of its own."""
 
     def __init__(self, runtime_dir, timeout):
-        self._store = asm.connect(NAME, runtime_dir=runtime_dir, timeout=timeout)
+        self.handle = asm.connect(NAME, runtime_dir=runtime_dir, timeout=timeout)
         self._threads = ThreadPoolExecutor(32)
 
     def call(self, operation, *args, **kwargs):
-        return asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: getattr(self._store, operation)(*args, **kwargs)
-        )
+        return self.run(lambda: getattr(self.handle, operation)(*args, **kwargs))
 
-    def digest(self, key, step):
-        return asyncio.get_running_loop().run_in_executor(self._threads, self._digest, key, step)
+    def run(self, work, *args):
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
-    def _digest(self, key, step):
-        digest = hashlib.sha256()
-        with self._store.open(key) as file:
+    def read(self, operation, argument, *, step):
+        """Read what an operation returns as a file, piece by piece."""
+        return self.run(self._read, operation, argument, step)
+
+    def _read(self, operation, argument, step):
+        pieces = []
+        with getattr(self.handle, operation)(argument) as file:
             while piece := file.read1(PIECE):
                 step()
-                digest.update(piece)
-        return digest.hexdigest()
+                pieces.append(piece)
+        return b"".join(pieces)
 
 
 class Asynchronous:
@@ -86,13 +78,13 @@ class Asynchronous:
     async def call(self, operation, *args, **kwargs):
         return await getattr(self._store, operation)(*args, **kwargs)
 
-    async def digest(self, key, step):
-        digest = hashlib.sha256()
-        async with await self._store.open(key) as reader:
+    async def read(self, operation, argument, *, step):
+        pieces = []
+        async with await getattr(self._store, operation)(argument) as reader:
             async for piece in reader:
                 step()
-                digest.update(piece)
-        return digest.hexdigest()
+                pieces.append(piece)
+        return b"".join(pieces)
 
 
 class Caller:
@@ -102,6 +94,8 @@ class Caller:
         self.store = store
         self.number = number
         self.ended = ended
+        self.flushed = {}
+        """The sessions that were flushed, each with the ids of its events."""
         self._timeout = timeout
         self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._numbers = itertools.count()
@@ -166,124 +160,6 @@ def described(error):
     return "undocumented", repr(error), False
 
 
-def event(session_id, chance):
-    return asm.Event.new(type="message_sent", session_id=session_id, data={"text": "x" * chance.randrange(200)})
-
-
-def places(events):
-    """Return where events are, as JSON values."""
-    return [[item.session_id, item.id, item.sequence_number] for item in events]
-
-
-# -- Roles: each goes on until the end is asked for ----------------------------------------------------------------------
-
-
-async def append_alone(caller, chance, session_id):
-    """One event after the other to one session."""
-    new = event(session_id, chance)
-
-    async def call(_steps):
-        return places([await caller.store.call("append_event_with_sequence", new)])
-
-    await caller.perform(chance, call, op="append", events=[[new.session_id, new.id]])
-
-
-async def append_batch(caller, chance, own):
-    """Batches over a session of its own and shared ones."""
-    batch = [event(chance.choice([own, *SHARED]), chance) for _ in range(chance.randrange(2, 20))]
-
-    async def call(_steps):
-        return places(await caller.store.call("append_events", batch))
-
-    await caller.perform(chance, call, op="batch", events=[[item.session_id, item.id] for item in batch])
-
-
-async def flush(caller, chance, _own):
-    """A session, its run and its events at once, each time others."""
-    session = asm.Session.new(agent_id=f"flush-{caller.number}")
-    run = asm.Run.new(session_id=session.id)
-    events = [event(session.id, chance) for _ in range(chance.randrange(1, 8))]
-    result = {"session": session, "run": run, "events": events, "provider_metadata": {"by": caller.number}}
-
-    async def call(_steps):
-        await caller.store.call("flush", result)
-
-    intended = [[item.session_id, item.id] for item in events]
-    await caller.perform(chance, call, op="flush", events=intended, session=session.id, run=run.id)
-
-
-async def save_and_get(caller, chance, own):
-    """Sessions and runs that are replaced again and again."""
-    kind, value = chance.choice(["session", "run"]), f"{chance.getrandbits(64):x}"
-    identifier = f"{own}_{kind}_{chance.randrange(3)}"
-    if kind == "session":
-        saved = asm.Session.new(agent_id="saver", id=identifier, metadata={"value": value})
-    else:
-        saved = asm.Run.new(session_id=own, id=identifier, metadata={"value": value})
-
-    async def save(_steps):
-        await caller.store.call(f"save_{kind}", saved)
-
-    async def get(_steps):
-        return await unless_missing(caller.store.call(f"get_{kind}", identifier), lambda found: found.metadata["value"])
-
-    await caller.perform(chance, save, op="write", key=f"{kind}:{identifier}", value=value)
-    await caller.perform(chance, get, op="read", key=f"{kind}:{identifier}")
-
-
-async def put_and_get(caller, chance, keys):
-    """Artifacts under one of the keys; small ones whole, larger ones in pieces."""
-    if chance.random() < 0.6:
-        key = chance.choice(keys)
-        data = chance.randbytes(chance.randint(*chance.choices(SIZES, (6, 3, 2, 1))[0]))
-        whole = chance.random() < 0.5
-
-        async def put(steps):
-            await caller.store.call("put", key, data if whole else pieces(data, steps))
-
-        digest = hashlib.sha256(data).hexdigest()
-        await caller.perform(chance, put, moves_data=True, op="write", key=f"artifact:{key}", value=digest)
-    key = chance.choice(keys)
-
-    async def get(steps):
-        if chance.random() < 0.5:
-            return await unless_missing(caller.store.digest(key, steps.step), str)
-        return await unless_missing(caller.store.call("get", key), lambda data: hashlib.sha256(data).hexdigest())
-
-    await caller.perform(chance, get, moves_data=True, op="read", key=f"artifact:{key}")
-
-
-def pieces(data, steps):
-    for start in range(0, len(data), PIECE):
-        steps.step()
-        yield data[start : start + PIECE]
-
-
-async def unless_missing(awaitable, of):
-    """Return something of what a call returned, and ``None`` when what was asked for is not there."""
-    try:
-        return of(await awaitable)
-    except asm.ResourceError:
-        return None
-
-
-def follower(session_id):
-    """Return a role that reads a session as it grows, with long-polls."""
-    last = 0
-
-    async def follow(caller, chance, _own):
-        nonlocal last
-
-        async def call(_steps):
-            found = await caller.store.call("get_events", session_id, after=last, limit=2000, wait_timeout_ms=POLL_MS)
-            return [[item.id, item.sequence_number] for item in found]
-
-        seen = await caller.perform(chance, call, wait=POLL_MS / 1000, op="poll", session=session_id, after=last)
-        last = seen[-1][1] if seen else last
-
-    return follow
-
-
 async def repeat(role, caller, chance, argument, pause):
     while not caller.ended.is_set():
         await role(caller, chance, argument)
@@ -297,19 +173,25 @@ async def main(runtime_dir, journal, number, seed, kind, seconds):
     store = {"blocking": Blocking, "asyncio": Asynchronous}[kind](runtime_dir, float(seconds))
     caller = Caller(store, journal, int(number), float(seconds), ended)
     own = f"ses_client_{number}"
-    roles = [
-        (append_alone, own, 0.05),
-        *((append_alone, session_id, 0.1) for session_id in SHARED),
-        (append_batch, own, 0.1),
-        (flush, own, 0.1),
-        (save_and_get, own, 0.1),
-        (put_and_get, [f"{number}/{key}" for key in range(5)], 0.2),
-        (put_and_get, SHARED_KEYS, 0.3),
-        (follower(own), own, 0.1),
-        (follower(SHARED[int(number) % 2]), own, 0.1),
+    played = [
+        (roles.append_alone, own, 0.05),
+        *((roles.append_alone, session_id, 0.1) for session_id in SHARED),
+        (roles.append_batch, own, 0.1),
+        (roles.append_expecting, roles.EXPECTING, 0.1),
+        (roles.append_and_prune, f"ses_pruned_{number}", 0.1),
+        (roles.flush, own, 0.1),
+        (roles.save_and_get, own, 0.1),
+        (roles.put_and_get, [f"{number}/{key}" for key in range(5)], 0.2),
+        (roles.put_and_get, roles.SHARED_KEYS, 0.3),
+        (roles.follower(own), own, 0.1),
+        (roles.follower(SHARED[int(number) % 2]), own, 0.1),
+        (roles.search, own, 0.5),
+        (roles.export, own, 0.3),
     ]
+    if kind == "blocking":
+        played.append((roles.retire, own, 0.5))
     async with asyncio.TaskGroup() as tasks:
-        for place, (role, argument, pause) in enumerate(roles):
+        for place, (role, argument, pause) in enumerate(played):
             tasks.create_task(repeat(role, caller, random.Random(f"{seed}/{number}/{place}"), argument, pause))
 
 

@@ -19,7 +19,7 @@ REASONS = {"backend_exited", "backend_restarting", "backend_waiting", "backend_f
 OPEN = {"timeout", "storage_connection_failed", "shutting_down"}
 """Errors after which a call may yet be done."""
 
-REFUSED = {"backend_restarting", "backend_waiting", "backend_failed", "overloaded"}
+REFUSED = {"backend_restarting", "backend_waiting", "backend_failed", "overloaded", "conflict"}
 """Errors that say that nothing was done."""
 
 KINDS = ("lost", "duplicated", "gaps", "torn", "orphans", "twins", "calls beyond their timeout", "undocumented errors")
@@ -100,6 +100,8 @@ def check_calls(operations, allowance, findings):
             if call["waited"] > call["limit"] + allowance:
                 findings["calls beyond their timeout"].append(f"{operation} took {call['waited']:.2f} s of {call['limit']:g} s")
             code, reason = call["code"], call["reason"]
+            if code == "conflict" and operation.intent["op"] == "expect":
+                continue
             if code not in (ANSWERED, "timeout", "storage_connection_failed") and (
                 code != "storage_error" or reason not in REASONS
             ):
@@ -114,9 +116,11 @@ def check_events(operations, stored, findings):
 
     :param stored: for each session the ids of its events with their sequence numbers, in the order in which they were read.
     """
-    places = {}
+    firsts = _first_numbers(operations, stored, findings)
+    places = _places_before(operations, firsts)
     for session_id, events in stored.items():
-        if [number for _id, number in events] != list(range(1, len(events) + 1)):
+        first = firsts.get(session_id, 1)
+        if [number for _id, number in events] != list(range(first, first + len(events))):
             findings["gaps"].append(f"{session_id} has {[number for _id, number in events][:100]}")
         for identifier, number in events:
             if identifier in places:
@@ -134,13 +138,44 @@ def check_events(operations, stored, findings):
     _check_order(operations, places, findings)
 
 
+def _first_numbers(operations, stored, findings):
+    """Return at which number the sessions begin of which events were deleted: just where it may be."""
+    done, tried = collections.Counter(), collections.Counter()
+    for operation in operations:
+        if operation.intent["op"] == "prune":
+            session_id, through = operation.intent["session"], operation.intent["through"]
+            if not operation.was_refused:
+                tried[session_id] = max(tried[session_id], through)
+            if operation.acknowledged:
+                done[session_id] = max(done[session_id], through)
+    firsts = {}
+    for session_id in tried:
+        first = firsts[session_id] = stored[session_id][0][1] if stored.get(session_id) else tried[session_id] + 1
+        if first <= done[session_id]:
+            findings["deleted, and there"].append(f"{session_id} begins with {first}; deleted is {done[session_id]}")
+        elif first > tried[session_id] + 1:
+            findings["lost"].append(f"{session_id} begins with {first}; {tried[session_id]} was to be deleted")
+    return firsts
+
+
+def _places_before(operations, firsts):
+    """Return where the events were that are deleted, by id, as far as anybody was told."""
+    told = (
+        place
+        for operation in operations
+        if (call := operation.acknowledged) and "events" in operation.intent
+        for place in call["result"] or []
+    )
+    return {identifier: (session_id, number) for session_id, identifier, number in told if number < firsts.get(session_id, 1)}
+
+
 def _check_appended(operation, places, findings):
     events = operation.intent["events"]
     there = [identifier for _session_id, identifier in events if identifier in places]
     if operation.acknowledged:
         if len(there) < len(events):
             findings["lost"].append(f"{len(events) - len(there)} events of {operation}")
-        for session_id, identifier, number in operation.acknowledged["result"] or []:  # a flush is told nothing
+        for session_id, identifier, number in operation.acknowledged["result"]:
             if places.get(identifier, (session_id, number)) != (session_id, number):
                 findings["duplicated"].append(f"{identifier} is at {places[identifier]}, and not at {number}: {operation}")
     elif there and operation.was_refused:
@@ -193,6 +228,35 @@ def check_flushes(operations, sessions, runs, findings):
             findings["lost"].append(f"session and run were acknowledged: {operation}")
         if len(there) > 1:
             findings["torn"].append(f"session or run is there alone: {operation}")
+
+
+def check_answers(operations, findings):
+    """A search finds each session once that was acknowledged before it, and an export has all of its session."""
+    for operation in operations:
+        if call := operation.acknowledged:
+            match operation.intent["op"], call["result"]:
+                case "search", {"missing": missing} if missing:
+                    findings["lost"].append(str(operation))
+                case "search", {"twice": twice} if twice:
+                    findings["duplicated"].append(str(operation))
+                case "export", {"whole": False}:
+                    findings["torn"].append(str(operation))
+
+
+def check_retired(operations, sessions, keys, findings):
+    """Of a session that was to be archived and deleted nothing is left but its archive.
+
+    :param sessions: the ids of those that are stored.
+    :param keys: those of all artifacts.
+    """
+    archives = [key for key in keys if key.startswith("archive/")]
+    for operation in operations:
+        if operation.intent["op"] == "retire" and operation.acknowledged:
+            session_id = operation.intent["session"]
+            if session_id in sessions or any(key.startswith(f"{session_id}/") for key in keys):
+                findings["deleted, and there"].append(str(operation))
+            if not any(session_id in key for key in archives):
+                findings["lost"].append(f"there is no archive: {operation}")
 
 
 # -- What is replaced: artifacts, sessions, runs -----------------------------------------------------------------------------

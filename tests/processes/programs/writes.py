@@ -39,6 +39,7 @@ WRITES = {
     "append_events": lambda own: {"events": events(own, 5, "new")},
     "flush": lambda own: {"result": result(own, "new")},
     "delete_session": lambda own: {"session_id": own},
+    "delete_events": lambda own: {"session_id": own, "through": 2},
 }
 """The arguments of each operation that writes several rows, which replace or follow those of the version ``old``."""
 
@@ -61,9 +62,9 @@ def state(store, own):
 
 
 def log(store, name):
-    """The events of a session, which have no gap."""
-    found = store.get_events(name)
-    assert [item.sequence_number for item in found] == list(range(1, store.get_latest_sequence(name) + 1))
+    """The events of a session, which have no gap, unless the first were deleted."""
+    found, last = store.get_events(name), store.get_latest_sequence(name)
+    assert [item.sequence_number for item in found] == list(range(last - len(found) + 1, last + 1))
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from asm.adapters import FileArtifactStore, InMemorySessionStore
 from asm.core.errors import Error
+from asm.core.values import Event
 
 
 class Failing(InMemorySessionStore):
@@ -90,3 +91,33 @@ class Unsendable(InMemorySessionStore):
 
     def get_session(self, session_id):
         raise Error("storage_error", "odd", details={1: Decimal(2), "odd": {1}, "text": "\udcff"})
+
+
+class Hanging(FileArtifactStore):
+    """Does not come back from a ``put`` as long as a file is there, as on a network drive that is away."""
+
+    def __init__(self, *, root: str, away: str):
+        super().__init__(root=root)
+        self._away = away
+
+    @classmethod
+    def preflight(cls, **options):
+        """Anything may be given."""
+
+    def put(self, key, data):
+        while os.path.exists(self._away):
+            threading.Event().wait(0.01)
+        super().put(key, data)
+
+
+class Endless(InMemorySessionStore):
+    """Has a long session, whose events it makes as they are asked for: ``ses_512`` has so many MiB."""
+
+    blocking = True
+
+    def rows(self, operation, arguments):
+        size = str(arguments.get("session_id", "")).removeprefix("ses_")
+        if operation != "get_events" or not size.isdecimal():
+            return None
+        event = Event.new(type="message_sent", session_id=arguments["session_id"], data={"text": "x" * 1000})
+        return map(event.sequenced, range(1, int(size) * 1024 + 1))

@@ -54,6 +54,7 @@ def test_a_closed_store_refuses_every_call(kind_and_options):
         "events": [event()],
         "key": "key",
         "data": b"data",
+        "through": 1,
     }
     with kind(**options) as store:
         pass
@@ -61,8 +62,9 @@ def test_a_closed_store_refuses_every_call(kind_and_options):
     for operation in OPERATIONS.values():
         required = operation.required
         if hasattr(store, operation.name) and all(arguments.get(name) for name in required):
+            given = {*required, *({"through"} & operation.parameters.keys())}
             with pytest.raises(Error, match="is closed") as caught:
-                getattr(store, operation.name)(**{name: arguments[name] for name in required})
+                getattr(store, operation.name)(**{name: arguments[name] for name in given})
             assert caught.value.code == "storage_error"
             assert caught.value.details["reason"] == "closed"
 

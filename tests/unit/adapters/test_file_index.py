@@ -17,6 +17,7 @@ import pytest
 from asm.adapters import FileArtifactStore, file_index
 from asm.adapters.artifact_file import FileReader, pack_header
 from asm.core.values import ArtifactInfo
+from asm.testing.samples import at_once
 
 KEYS = sorted(f"{group}/{number:03}" for group in ("run", "Run", "ключ", "x" * 1000) for number in range(60))
 
@@ -78,6 +79,12 @@ def test_a_list_opens_what_it_returns(store, root, opened):
     assert listed(store, prefix="run/05", limit=3) == ["run/050", "run/051", "run/052"]
     assert listed(store, after="run/050", limit=2) == ["run/051", "run/052"]
     assert len(opened) == 10
+
+
+def test_those_that_list_at_once_read_what_is_new_once(store, root, opened):
+    write(root, KEYS)
+    assert at_once(4, lambda _: listed(store, limit=1)) == [KEYS[:1]] * 4
+    assert len(opened) == len(KEYS) + 4
 
 
 def test_a_list_opens_what_is_new_once(store, root, opened):

@@ -184,6 +184,7 @@ def test_a_store_of_the_version_before_is_recognised_and_marked(root, artifacts)
     with FileArtifactStore(root=root) as store:
         for key in artifacts:
             store.put(key, b"data")
+        store.list()
     (root / "asm-store.json").unlink()
     note(root).unlink()
     for name in ("notes.txt", "0123456789abcdef-7"):

@@ -375,6 +375,87 @@ def test_the_same_event_through_two_stores(store, other):
     assert sorted(first.values(), key=lambda item: item.sequence_number) == store.get_events("ses")
 
 
+def test_what_two_stores_replace_is_never_lost(store, other):
+    """Many count, each by replacing what it read, and again where somebody else was first."""
+    store.save_session(session(id="ses", metadata={"count": 0}))
+    store.save_run(run("ses", id="run"))
+
+    def count(number):
+        at = (store, other)[number % 2]
+        conflicts = 0
+        for get, save, key, change in (
+            (
+                at.get_session,
+                at.save_session,
+                "ses",
+                lambda found: found.changed(metadata={"count": found.metadata["count"] + 1}),
+            ),
+            (at.get_run, at.save_run, "run", lambda found: found.increment_turn()),
+        ):
+            for _ in range(15):
+                while True:
+                    found = get(key)
+                    try:
+                        save(change(found), replacing=found)
+                        break
+                    except Error as error:
+                        assert error.code == "conflict"
+                        conflicts += 1
+        return conflicts
+
+    assert sum(at_once(12, count))
+    assert store.get_session("ses").metadata["count"] == store.get_run("run").turn_count == 12 * 15
+
+
+def test_what_two_stores_append_stands_where_each_expected_it(store, other):
+    """Some events of two sessions, in turns with appends that expect nothing, and flushes that expect something elsewhere."""
+
+    def append(number):
+        at, taken = (store, other)[number % 2], []
+        for _ in range(15):
+            names = ["a", "b"] if number % 3 else ["b"]
+            expect = {name: at.get_latest_sequence(name) for name in names}
+            given = [event(name, provider=str(number)) for name in names for _ in range(2)]
+            try:
+                stored = at.flush({"events": given}, expect=expect) if number % 4 else at.append_events(given, expect=expect)
+            except Error as error:
+                assert (error.code, error.details["expected"]) == ("conflict", expect[error.details["session_id"]])
+                assert error.details["actual"] > error.details["expected"]
+                continue
+            taken += stored
+            last = dict(expect)
+            for item in stored:
+                last[item.session_id] += 1
+                assert item.sequence_number == last[item.session_id]
+        at.append_event(event("a"))
+        return taken
+
+    taken = [item for of_one in at_once(12, append) for item in of_one]
+    for name, unexpected in (("a", 12), ("b", 0)):
+        found = store.get_events(name)
+        assert [item.sequence_number for item in found] == list(range(1, len(found) + 1))
+        of_name = [item for item in taken if item.session_id == name]
+        assert sorted(of_name, key=lambda item: item.sequence_number) == [item for item in found if item.provider]
+        assert len(found) == len(of_name) + unexpected
+    assert taken
+
+
+def test_what_is_deleted_while_others_append_is_counted_to_the_last(store, other):
+    """Also what is appended and deleted at the same time."""
+
+    def work(number):
+        at = (store, other)[number % 2]
+        if number < 4:
+            return len(at.append_events([event(run_id="run") for _ in range(300)]))
+        return -sum(
+            at.delete_events("ses", **condition) for condition in ({"run_id": "run"}, {"through": 500}) for _ in range(5)
+        )
+
+    left = sum(at_once(8, work))
+    assert left == len(store.get_events("ses"))
+    assert store.get_latest_sequence("ses") == 1200
+
+
 # -- Who waits ------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import weakref
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy
@@ -12,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from asm.adapters import SqlSessionStore
 from asm.adapters.sql import writer
 from asm.core.errors import Error
-from asm.testing.samples import event, refused, run, session
+from asm.testing.samples import at, event, refused, run, session
 
 PATIENCE = 60
 
@@ -192,6 +193,96 @@ def test_reads_are_not_queued(store):
 
     assert not store.submit("get_session", {"session_id": "ses"}, done)
     assert not store.submit("get_events", {"session_id": "ses"}, done)
+
+
+# -- Who is refused -------------------------------------------------------------------------------------------------
+
+
+def test_who_is_refused_costs_the_others_nothing(store, outcomes, commits):
+    """All that the contract refuses, in one group with what it does not: one transaction, after one that was given up."""
+    saved, changed = session(id="ses"), session(id="ses", status="active")
+    store.save_session(saved)
+    store.save_run(run("a", id="run"))
+    store.append_event(event("a", id="evt"))
+    with held(store):
+        outcomes.ask(store, "append_events", name="first", events=[event("x"), event("x")], expect={"x": 0})
+        outcomes.ask(store, "append_events", name="late", events=[event("x")], expect={"x": 0})
+        outcomes.ask(store, "append_events", name="next", events=[event("x")], expect={"x": 2, "nobody": 0})
+        outcomes.ask(store, "save_session", name="replaces", session=changed, replacing=saved)
+        outcomes.ask(store, "save_session", name="replaces what was", session=saved, replacing=saved)
+        outcomes.ask(store, "save_session", name="replaces nothing", session=session(id="new"), replacing=session(id="new"))
+        outcomes.ask(store, "save_run", name="of another", run=run("b", id="run"))
+        outcomes.ask(store, "append_event", name="of another, too", event=event("b", id="evt"))
+        outcomes.ask(store, "flush", name="flush", result={"run": run("y"), "events": [event("y")]}, expect={"y": 1})
+        outcomes.ask(store, "append_event_with_sequence", name="last", event=event("x"))
+        before = len(commits)
+    told = {name: (result, error) for name, result, error in outcomes.wait(10)}
+    assert len(commits) == before + 1
+    assert {name: error.code for name, (_, error) in told.items() if error} == {
+        "late": "conflict",
+        "replaces what was": "conflict",
+        "replaces nothing": "conflict",
+        "of another": "session_mismatch",
+        "of another, too": "session_mismatch",
+        "flush": "conflict",
+    }
+    assert told["late"][1].details == {"session_id": "x", "expected": 0, "actual": 2}
+    assert told["replaces what was"][1].details == {"session_id": "ses", "current": changed.to_map()}
+    assert told["replaces nothing"][1].details == {"session_id": "new", "current": None}
+    assert told["flush"][1].details == {"session_id": "y", "expected": 1, "actual": 0}
+    assert [item.sequence_number for item in store.get_events("x")] == [1, 2, 3, 4]
+    assert told["last"][0].sequence_number == 4
+    assert store.get_session("ses") == changed
+    assert (store.list_runs("y"), store.get_events("y"), store.get_events("b")) == ([], [], [])
+
+
+def test_an_append_where_it_is_expected_needs_no_more_statements(store):
+    store.append_event(event())
+    sent = []
+    sqlalchemy.event.listen(store._database._writer, "before_cursor_execute", lambda *args: sent.append(args[2].split()[0]))
+    store.append_events([event()], expect={"ses": 1, "nobody": 0})  # whose counter is not kept
+    store.append_events([event()], expect={"ses": 2})
+    assert sent == ["BEGIN", "INSERT", "DELETE", "INSERT", "BEGIN", "INSERT", "INSERT"]
+
+
+def test_who_is_refused_leaves_no_counter(store, path):
+    with refused("conflict"):
+        store.append_events([event("a")], expect={"a": 1, "b": 0})
+    with refused("conflict"):
+        store.flush({"session": session()}, expect={"c": 7})
+    store.flush({"session": session()}, expect={"d": 0})
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM asm_session_sequences").fetchall() == []
+
+
+def test_a_repeated_append_comes_back_whatever_is_expected(store):
+    given = [event(), event()]
+    stored = store.append_events(given, expect={"ses": 0})
+    assert store.append_events(given, expect={"ses": 0}) == stored
+    assert store.flush({"events": given}, expect={"other": 9}) == stored
+    with refused("conflict", session_id="ses", expected=0, actual=2):
+        store.append_events([*given, event()], expect={"ses": 0})
+    assert store.get_latest_sequence("ses") == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metadata": {"b": 1, "a": [1.0, 0.1 + 0.2, -0.0, 2**63 - 1, 1e300, None, True, {"": "\u0000'\""}]}},
+        {"tags": ["x", "", "é"], "created_at": datetime(1, 1, 1, tzinfo=UTC), "deleted_at": at(1.000001)},
+        {"updated_at": datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)},
+    ],
+)
+def test_what_was_read_can_be_given_back(store, fields):
+    """It is what is stored, to the last digit, whatever order its maps are in."""
+    store.save_session(session(id="ses", **fields))
+    read = store.get_session("ses")
+    store.save_session(read.update_status("active"), replacing=read)
+    with refused("conflict", current=store.get_session("ses").to_map()):
+        store.save_session(read, replacing=read)
+    turned = session(id="turned", metadata={"a": {"x": 1, "y": 2}, "b": 0})
+    store.save_session(turned)
+    store.save_session(turned, replacing=turned.changed(metadata={"b": 0, "a": {"y": 2, "x": 1}}, updated_at=turned.updated_at))
 
 
 # -- Who fails ------------------------------------------------------------------------------------------------------
@@ -384,6 +475,48 @@ def test_events_are_appended_again_and_the_others_told_that_nobody_knows(store, 
     assert told["session"][1].details["outcome"] == "unknown"
     assert store.get_latest_sequence("ses") == 3
     assert len(store.list_sessions()) == committed
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_what_replaced_something_tells_whether_it_took_place(store, outcomes, break_commits, committed):
+    first, second = session(id="ses"), session(id="ses", status="active")
+    store.save_session(first)
+    with held(store):
+        outcomes.ask(store, "save_session", name="replaced", session=second, replacing=first)
+        outcomes.ask(store, "save_run", name="saved", run=run("ses", id="run"))
+        outcomes.ask(store, "flush", name="flushed", result={"run": run("ses", id="done"), "events": [event()]})
+        outcomes.ask(store, "flush", name="silent", result={"run": run("ses", id="none"), "events": []})
+        outcomes.ask(store, "append_events", name="expected", events=[event()], expect={"ses": 1})
+        outcomes.ask(store, "append_events", name="refused", events=[event()], expect={"ses": 1})
+        break_commits(1, committed=committed)
+    told = {name: (result, error) for name, result, error in outcomes.wait(6)}
+    assert {name for name, (_, error) in told.items() if error is None} == {"replaced", "flushed", "expected"}
+    assert {told[name][1].details["outcome"] for name in ("saved", "silent")} == {"unknown"}
+    assert told["refused"][1].details == {"session_id": "ses", "expected": 1, "actual": 2}
+    assert [item.sequence_number for name in ("flushed", "expected") for item in told[name][0]] == [1, 2]
+    assert store.get_session("ses") == second
+    assert store.get_run("done").id == "done"
+
+
+def test_what_was_replaced_again_meanwhile_is_not_known(store, outcomes, break_commits, monkeypatch):
+    first, second, third = (session(id="ses", status=status) for status in ("pending", "active", "paused"))
+    store.save_session(first)
+
+    def meddle(database, error):
+        trouble = known(database, error)
+        if trouble is writer.Trouble.LOST:
+            with closing(sqlite3.connect(database._files._path)) as connection, connection:
+                connection.execute("UPDATE asm_sessions SET status = 'paused'")
+        return trouble
+
+    with held(store):
+        outcomes.ask(store, "save_session", name="replaced", session=second, replacing=first)
+        break_commits(1, committed=True)
+        known = writer.Database.trouble
+        monkeypatch.setattr(writer.Database, "trouble", meddle)
+    ((_, _, error),) = outcomes.wait(1)
+    assert (error.code, error.details["outcome"]) == ("storage_connection_failed", "unknown")
+    assert store.get_session("ses").status == third.status
 
 
 def test_a_connection_that_breaks_every_time_is_given_up(store, outcomes, break_commits):

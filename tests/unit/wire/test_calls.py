@@ -8,7 +8,7 @@ from asm.client.calling import outgoing
 from asm.core.policies import RetentionPolicy
 from asm.core.results import Page, SessionStats, Usage
 from asm.operations import OPERATIONS
-from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result
+from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result, pack_rows, whole
 from asm.wire.conversation import Broken, Call
 from asm.wire.messages import Packer, decode
 
@@ -42,6 +42,7 @@ ARGUMENTS = [
     ("get_usage", {"group_by": ("model", "day")}),
     ("import_session", {"data": b"{}"}),
     ("expired", {"policy": RetentionPolicy(max_age_days=3, exempt_statuses=["failed"]), "limit": 5}),
+    ("expired", {"policy": RetentionPolicy(max_completed_age_days=None, hard_delete_after_days=None), "limit": 5}),
 ]
 RESULTS = [
     ("save_session", None),
@@ -182,3 +183,12 @@ def test_a_download_of_which_a_part_is_missing(received, total):
 def test_a_response_to_a_download_that_is_none(result):
     with pytest.raises(Broken):
         answered(result, 0).last_piece()
+
+
+@pytest.mark.parametrize(("name", "result"), [item for item in RESULTS if OPERATIONS[item[0]].returns_rows])
+def test_rows_that_are_encoded_one_by_one_are_the_same_as_the_whole(name, result):
+    operation = OPERATIONS[name]
+    rows = list(pack_rows(operation, result))
+    assert decode(whole(operation, rows)) == over_the_wire(encode_result(operation, result))
+    made_one_by_one = iter([*result.items, Page([], result.cursor)] if isinstance(result, Page) else result)
+    assert list(pack_rows(operation, made_one_by_one)) == rows

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import Column, Double, text
+from sqlalchemy import Column, text
+
+from asm.adapters.sql.tables import Number
 
 revision = "0004"
 down_revision = "0003"
@@ -24,7 +26,7 @@ NUMBER = {
     "sqlite": """
         CASE WHEN json_type(token_usage, '$.{name}') IN ('integer', 'real') THEN json_extract(token_usage, '$.{name}') END""",
     "postgresql": """
-        CASE json_typeof(token_usage -> '{name}') WHEN 'number' THEN CAST(token_usage ->> '{name}' AS double precision) END""",
+        CASE json_typeof(token_usage -> '{name}') WHEN 'number' THEN CAST(token_usage ->> '{name}' AS numeric) END""",
 }
 """A number of a token_usage, or null."""
 
@@ -57,7 +59,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         for table, name in TIMES:
             op.execute(SAME_FORM.format(table=table, name=name).replace(":", "\\:"))
-    op.add_column("asm_runs", Column("tokens", Double, nullable=False, server_default="0"))
+    op.add_column("asm_runs", Column("tokens", Number, nullable=False, server_default="0"))
     dialect = op.get_context().dialect.name
     total, given, made = (NUMBER[dialect].format(name=f"{name}_tokens") for name in ("total", "input", "output"))
     tokens = f"coalesce({total}, coalesce({given}, 0) + coalesce({made}, 0))"
