@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from asm.core.errors import Error
-from asm.operations import METHODS, Operation, unchecked
+from asm.operations import Operation, unchecked
 from asm.processes.accounts import Lane
 from asm.processes.answers import Answer
 from asm.processes.health import Health
@@ -32,8 +32,8 @@ from asm.processes.loops import Loop
 from asm.processes.peers import HEAD_BYTES, Call
 from asm.processes.streams import Download, Upload, read_pieces
 from asm.registry import operations_of
-from asm.wire.calls import decode_arguments, encode_result, pack_rows
-from asm.wire.messages import MessageError, decode_params, packed
+from asm.wire.calls import decode_request, encode_result, pack_rows
+from asm.wire.messages import MessageError, packed
 from asm.wire.streams import PIECE
 
 __all__ = ["Backend", "lanes"]
@@ -130,9 +130,8 @@ class Backend:
         self._aside = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-codec")
         self._uploads = ThreadPoolExecutor(2 * limits.total_uploads, thread_name_prefix=f"{name}-long")
         self._most = limits.max_frame_bytes - HEAD_BYTES
-        self._polls = LongPolls()
         appends = getattr(store, "appends", None)
-        self._unsubscribe = appends.subscribe(self._polls.appended) if appends is not None else None
+        self._polls = LongPolls(appends) if appends is not None else None
 
     def take(self, call: Call) -> None:
         """Make a call. What is large is decoded aside, and begins when that is done."""
@@ -143,12 +142,13 @@ class Backend:
 
     def interrupt(self, error: Error) -> None:
         """End with this error what would wait for long."""
-        self._polls.interrupt(error)
+        if self._polls is not None:
+            self._polls.interrupt(error)
 
     def close(self) -> None:
         """Close the store, after the calls that have begun."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
+        if self._polls is not None:
+            self._polls.close()
         for threads in (self._aside, self._threads, self._uploads):
             threads.shutdown(wait=True, cancel_futures=True)
         if close := getattr(self._store, "close", None):
@@ -159,13 +159,10 @@ class Backend:
     def _decoded(self, call: Call) -> _Request | Exception:
         """Decode and check a request; return what it asks for, or why it cannot be done."""
         try:
-            meta, arguments = decode_params(call.body, call.head)
-            operation = METHODS[call.head.method]
-            if meta.get("stream") is True and (name := operation.data_parameter) is not None:
-                arguments = arguments | {name: b""}
+            operation, arguments, meta = decode_request(call.body, call.head)
             timeout_ms = meta.get("timeout_ms")
             expires = time.monotonic() + timeout_ms / 1000 if isinstance(timeout_ms, int | float) else None
-            return _Request(operation, decode_arguments(operation, arguments), meta, expires)
+            return _Request(operation, arguments, meta, expires)
         except Exception as error:  # noqa: BLE001  # whoever sent it is answered
             return error
 
@@ -187,7 +184,7 @@ class Backend:
             self._send(call, read_pieces(functools.partial(self._open, request)), self._threads)
         elif not (wait := arguments.get("wait_timeout_ms")):
             self._run(call, self._finish)
-        elif self._unsubscribe is not None:
+        elif self._polls is not None:
             call.request = request._replace(arguments=arguments | {"wait_timeout_ms": None})
             LongPoll(self._polls, call, arguments["session_id"], wait / 1000, self._run, self._finish)
         elif error := call.peer.admission.lengthen(call):

@@ -22,12 +22,14 @@ from typing import Any, Final, Protocol
 from asm.core.errors import Error
 from asm.processes.access import Access
 from asm.processes.accounts import Lane
-from asm.processes.gate import FLUSH_SECONDS, Entrance, Gate, Route
+from asm.processes.gate import FLUSH_SECONDS, Entrance, Gate
 from asm.processes.limits import Limits
 from asm.processes.loops import Loop
 from asm.processes.peers import Call
+from asm.processes.roles import Route
 from asm.status import CONTROL, TreeStatus
-from asm.wire.messages import MessageError, decode_params, operation_name, packed
+from asm.wire.calls import decode_params
+from asm.wire.messages import MessageError, operation_name, packed
 
 __all__ = ["Control", "Operator"]
 

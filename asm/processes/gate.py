@@ -1,11 +1,12 @@
-"""The gate: takes the connections that are made to a process, and the calls that come on them, as is decided.
+"""The gate: takes the connections that are made to a process, and tells where the calls go that come on them.
 
-    listening socket ──► Entrance ──► Accepted, Accepted, …  ──► Gate ──► Store.take
-                                                               │  ▲
-                                                               ▼  │
-                                                             Admission
+    listening socket ──► Entrance ──► Accepted, Accepted, …  ──► Store.take
+                                          │   ▲
+                                          ▼   │ where to, and whether now
+                                     Gate, Admission
 
-What is decided in :mod:`asm.processes.admission` is done here: connections are turned away, calls are begun and refused.
+What is decided in :mod:`asm.processes.admission` is done here: connections are turned away, calls that waited are begun and
+refused.
 """
 
 from __future__ import annotations
@@ -16,35 +17,24 @@ import hmac
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from asm._version import __version__
 from asm.core.errors import Error
 from asm.operations import METHODS
 from asm.processes.access import Access
-from asm.processes.accounts import Account, Client, Lane
+from asm.processes.accounts import Account, Client
 from asm.processes.admission import Admission
 from asm.processes.limits import Limits, overloaded
 from asm.processes.loops import Loop
 from asm.processes.peers import Call, Peer
-from asm.processes.roles import Store
+from asm.processes.roles import Route
+from asm.wire.calls import decode_params
 from asm.wire.credentials import credentials
-from asm.wire.messages import (
-    CANCEL,
-    HELLO,
-    PROTOCOL,
-    Head,
-    MessageError,
-    decode_checked,
-    decode_params,
-    operation_name,
-    packed,
-    read_meta,
-    result_head,
-)
+from asm.wire.messages import CANCEL, HELLO, PROTOCOL, Head, MessageError, decode_checked, operation_name, packed, result_head
 from asm.wire.streams import CHUNK, MORE
 
-__all__ = ["Entrance", "Gate", "Route", "unknown_operation"]
+__all__ = ["Entrance", "Gate", "unknown_operation"]
 
 BACKLOG: Final = 1024
 """How many connections may queue while the process is away or busy."""
@@ -54,15 +44,6 @@ SMALL: Final = 64 * 1024
 
 FLUSH_SECONDS: Final = 1.0
 """How long a client may take to read its last answers."""
-
-
-class Route(NamedTuple):
-    """Where a call goes."""
-
-    store: Store
-    lane: Lane
-    may_upload: bool = False
-    """Whether its data may come in pieces."""
 
 
 class Gate:
@@ -83,17 +64,20 @@ class Gate:
         """What the name serves, for ``hello``."""
         self.routes: Mapping[bytes, Route] = {}
         """Where calls go, by method."""
-        self.calls = 0
-        """How many there have been."""
         self.refuses: Callable[[bytes], Error] | None = None
         """Why no calls are taken any more, by method."""
         self._access = access
         self._key = key
-        self._failures = 0
+        self._failures = self._calls_taken = 0
         """Of connections that are gone."""
         self._goes_on = False
         self._fewer: asyncio.Event | None = None
         """Set when there are fewer connections or calls."""
+
+    @property
+    def calls(self) -> int:
+        """How many calls there have been."""
+        return self._calls_taken + sum(peer.calls_taken for peer in self.peers)
 
     @property
     def failures(self) -> int:
@@ -125,23 +109,13 @@ class Gate:
 
     # -- Receiver
 
-    def request(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a call; it begins now, or in its turn, unless it is refused."""
+    def route(self, peer: Peer, head: Head, body: bytes) -> Route | None:
+        """Return where a call goes. A request that is none is answered here."""
         route = self.routes.get(head.method)
         if route is None or peer.account.at_door or self.refuses is not None:
-            self._request_of_none(peer, head, body)
-            return
-        store, lane, may_upload = route
-        is_upload = may_upload and read_meta(body, head).get("stream") is True
-        call = Call(peer, head, body, store, lane, is_upload=is_upload)
-        error = self.admission.arrive(call)
-        if error is not None:
-            peer.send(peer.packer.error(head.msgid, error))
-            return
-        self.calls += 1
-        peer.calls[head.msgid] = call
-        if call.has_turn or is_upload:
-            store.take(call)
+            self._answer(peer, head, body)
+            return None
+        return route
 
     def response(self, peer: Peer, head: Head, body: bytes) -> None:
         """Refuse a response: nothing was asked."""
@@ -162,6 +136,7 @@ class Gate:
         """Forget a connection."""
         self.peers.discard(peer)
         self._failures += peer.failures
+        self._calls_taken += peer.calls_taken
         self.go_on()
 
     def go_on(self) -> None:
@@ -214,7 +189,7 @@ class Gate:
             call.begin(call)
         self.go_on()
 
-    def _request_of_none(self, peer: Peer, head: Head, body: bytes) -> None:
+    def _answer(self, peer: Peer, head: Head, body: bytes) -> None:
         """Answer a request that is no call: one of who serves here, or one that cannot be made."""
         try:
             _meta, arguments = decode_params(body, head) if len(body) <= SMALL else ({}, {})

@@ -23,6 +23,7 @@ from asm.processes.admission import Admission
 from asm.processes.limits import Limits, overloaded
 from asm.processes.peers import Call, Peer
 from asm.processes.reports import is_failure
+from asm.processes.roles import Route
 from asm.wire.frames import MAX_FRAME
 from asm.wire.messages import (
     CANCEL,
@@ -168,7 +169,7 @@ class Link:
 
     # -- Receiver
 
-    def request(self, peer: Peer, head: Head, body: bytes) -> None:
+    def route(self, peer: Peer, head: Head, body: bytes) -> Route | None:
         """Refuse: a store asks nothing of a composite."""
         raise MessageError("a store sent a request")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 from asm.core.errors import Error
 from asm.processes.answers import Answer
@@ -23,9 +24,14 @@ Look = Callable[[Call, Then], None]
 
 
 class LongPolls:
-    """Those who wait, by session."""
+    """Those who wait, by session. As long as there are any, whoever appends tells of it.
 
-    def __init__(self) -> None:
+    :param appends: of the store (:class:`asm.adapters.appends.Appends`).
+    """
+
+    def __init__(self, appends: Any) -> None:
+        self._appends = appends
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._waiting: defaultdict[str, set[LongPoll]] = defaultdict(set)
         self._loop = Loop.running()
 
@@ -41,6 +47,8 @@ class LongPolls:
 
     def add(self, session_id: str, poll: LongPoll) -> None:
         """Tell this one of the appends to a session."""
+        if not self._waiting:
+            self._unsubscribe = self._appends.subscribe(self.appended)
         self._waiting[session_id].add(poll)
 
     def remove(self, session_id: str, poll: LongPoll) -> None:
@@ -49,6 +57,12 @@ class LongPolls:
         polls.discard(poll)
         if not polls:
             del self._waiting[session_id]
+        if not self._waiting:
+            self._unsubscribe()
+
+    def close(self) -> None:
+        """Be told of nothing any more."""
+        self._unsubscribe()
 
     def _wake(self, session_id: str | None) -> None:
         sessions = list(self._waiting) if session_id is None else [session_id]

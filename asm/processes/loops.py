@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import selectors
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
+
+from asm.processes.accounts import Account
+from asm.wire.frames import HEADER
 
 __all__ = ["Loop", "Sender", "in_daemon", "run"]
 
@@ -27,17 +31,67 @@ T = TypeVar("T")
 RECEIVE_BYTES: Final = 256 * 1024
 """How much is read from a connection at once."""
 
+EARLY: Final = 48
+"""With this many parts to send, the end of the turn is not waited for: the other side begins while this one goes on."""
+
+LARGE: Final = 64 * 1024
+"""From how many bytes on copying a part costs more than another system call."""
 
 LOOK_SECONDS: Final = 150e-6
 """How long a process that has sent something looks for what comes next before it sleeps: about what the others on the way of a
 call take. Where nothing comes that fast, as the last sleep tells, it does not look."""
 
 
-class Sender(Protocol):
-    """Whoever has something to send at the end of a turn."""
+class Sender:
+    """The half of a connection that sends: all frames of one turn of the loop are written at once."""
+
+    account: Account
+    """What is known of the connection."""
+
+    def __init__(self) -> None:
+        self._loop = Loop.running()
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[bytes | memoryview] = []
+        self._written = 0
+        """How many bytes went so far."""
+
+    def send(self, *parts: bytes | memoryview) -> int:
+        """Send one frame whose body is made of these parts.
+
+        :return: the size of the body.
+        """
+        size = sum(map(len, parts))
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            outgoing = self._outgoing
+            if not outgoing:
+                self._loop.unflushed.append(self)
+            outgoing.append(HEADER.pack(size))
+            outgoing += parts
+            self.account.queued += HEADER.size + size
+            if len(outgoing) > EARLY:
+                self.flush()
+        return size
 
     def flush(self) -> None:
-        """Write it."""
+        """Write what waits, in few parts: small ones are put together, and large ones are not copied."""
+        transport, account = self._transport, self.account
+        if not self._outgoing or transport is None:
+            return
+        parts, self._outgoing = self._outgoing, []
+        size, account.queued = account.queued, 0
+        self._written += size
+        if size < LARGE:
+            transport.write(b"".join(parts))
+        else:
+            for is_large, group in itertools.groupby(parts, lambda part: len(part) >= LARGE):
+                for part in group if is_large else (b"".join(group),):
+                    transport.write(part)
+        if account.is_slow or account.waiting:
+            self.flushed()
+
+    def flushed(self) -> None:
+        """Learn that what waited was written, on a connection that is slow, or whose calls wait for their turn."""
 
 
 class Loop(asyncio.SelectorEventLoop):

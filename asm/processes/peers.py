@@ -1,7 +1,8 @@
 """Peers: one connection of a process, from bytes to messages and back, and the calls that come on it.
 
          bytes                        messages
-    ──────────────► Splitter ──► Head ──────────────► Receiver.request / response / notification
+    ──────────────► Splitter ──► Head ──┬─ request ──► Call ──► Admission ──► Store.take
+                                        └─ response, notification ──► Receiver
     ◄────────────── one write at the end of the loop's turn ◄── send ◄── Call.answer
 
 A peer counts what it costs where all is counted (:mod:`asm.processes.admission`), and does what is decided there: with too many
@@ -19,14 +20,25 @@ from typing import Any, Final
 
 from asm.core.errors import Error
 from asm.processes import accounts
-from asm.processes.accounts import Account, Lane
+from asm.processes.accounts import Lane
 from asm.processes.admission import UNREAD_SECONDS, Admission
-from asm.processes.loops import Loop
+from asm.processes.loops import Sender
 from asm.processes.reports import is_failure
-from asm.processes.roles import Receiver, Store, Work
+from asm.processes.roles import Receiver, Route, Store, Work
 from asm.wire.credentials import credentials
-from asm.wire.frames import HEADER, MAX_FRAME, FrameError, Splitter, gathered
-from asm.wire.messages import MALFORMED, NOTIFICATION, REQUEST, WAITS, Head, MessageError, Packer, read_head, result_head
+from asm.wire.frames import MAX_FRAME, FrameError, Splitter
+from asm.wire.messages import (
+    MALFORMED,
+    NOTIFICATION,
+    REQUEST,
+    WAITS,
+    Head,
+    MessageError,
+    Packer,
+    read_head,
+    read_meta,
+    result_head,
+)
 from asm.wire.streams import streamed
 
 __all__ = ["HEAD_BYTES", "Call", "Peer"]
@@ -35,9 +47,6 @@ _log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """How many messages of one connection are passed on before others have their turn."""
-
-EARLY: Final = 48
-"""With this many parts to send, the end of the turn is not waited for: the other side begins while this one goes on."""
 
 HEAD_BYTES: Final = len(result_head(0))
 """What stands before a result."""
@@ -129,16 +138,15 @@ class Call(accounts.Call):
             self.work.cancel(self)
 
 
-class Peer(asyncio.BufferedProtocol):
+class Peer(Sender, asyncio.BufferedProtocol):
     """One connection.
 
     :param receiver: who is told what arrives.
     :param all_: what all connections cost.
     """
 
-    account: Account
-
     def __init__(self, receiver: Receiver, all_: Admission[Call]) -> None:
+        super().__init__()
         self.admission = all_
         self.calls: dict[int, Call] = {}
         """The calls of this peer that are to be answered, by msgid."""
@@ -146,6 +154,8 @@ class Peer(asyncio.BufferedProtocol):
         """Whether it passes on the calls of others, and so must not be cut off for what they wrote."""
         self.failures = 0
         """How many of its calls failed: were answered with an error that means that something is broken."""
+        self.calls_taken = 0
+        """How many of its calls were taken."""
         self.packer, self._receiver = Packer(), receiver
         self._splitter = Splitter(all_.limits.max_frame_bytes)
         self._arrived: deque[bytes] = deque()
@@ -153,12 +163,8 @@ class Peer(asyncio.BufferedProtocol):
         """Whether a message has arrived in part."""
         self._reading = True
         self._closing = False
-        self._outgoing: list[bytes | memoryview] = []
-        self._written = 0
         self._watching: asyncio.TimerHandle | None = None
         self._when_writable: list[Any] = []
-        self._transport: asyncio.Transport | None = None
-        self._loop = Loop.running()
 
     # -- what the receiver and the calls call
 
@@ -177,24 +183,6 @@ class Peer(asyncio.BufferedProtocol):
         """Be let in always, and cut off for none of what others do whose calls are passed on."""
         self._splitter.limit = MAX_FRAME
         self.admission.trust(self.account)
-
-    def send(self, *parts: bytes | memoryview) -> int:
-        """Send one frame whose body is made of these parts. All frames of one turn of the loop are written at once.
-
-        :return: the size of the body.
-        """
-        size = sum(map(len, parts))
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            outgoing = self._outgoing
-            if not outgoing:
-                self._loop.unflushed.append(self)
-            outgoing.append(HEADER.pack(size))
-            outgoing += parts
-            self.account.queued += HEADER.size + size
-            if len(outgoing) > EARLY:
-                self.flush()
-        return size
 
     def refuse_call(self, msgid: int, error: Error) -> None:
         """Answer a request that is no call."""
@@ -250,21 +238,14 @@ class Peer(asyncio.BufferedProtocol):
         _log.warning("a peer broke the protocol", extra={"reason": why, **self._who()})
         self.abort()
 
-    def flush(self) -> None:
-        """Write what waits."""
-        if self._outgoing and self._transport is not None:
-            account = self.account
-            parts = gathered(self._outgoing, account.queued)
-            self._written += account.queued
-            self._outgoing, account.queued = [], 0
-            for part in parts:
-                self._transport.write(part)
-            if account.is_slow:
-                self._note_unsent()
-                self._cut_off()
-            elif account.waiting:
-                self.admission.took(account)
-                self.look()
+    def flushed(self) -> None:
+        """Count what the other side has not taken, if it is slow; if not, more of its calls may begin."""
+        if self.account.is_slow:
+            self._note_unsent()
+            self._cut_off()
+        else:
+            self.admission.took(self.account)
+            self.look()
 
     def close(self) -> None:
         """Write what waits, then close."""
@@ -347,7 +328,9 @@ class Peer(asyncio.BufferedProtocol):
                 if head.kind == REQUEST:
                     if head.msgid in self.calls:
                         raise MessageError(f"the msgid {head.msgid} is in flight already")
-                    receiver.request(self, head, body)
+                    route = receiver.route(self, head, body)
+                    if route is not None:
+                        self._take_call(route, head, body)
                 elif head.kind == NOTIFICATION:
                     receiver.notification(self, head, body)
                 else:
@@ -359,6 +342,20 @@ class Peer(asyncio.BufferedProtocol):
             self._loop.call_soon(self._take_some)
         if arrived or not self._reading:
             self._balance()
+
+    def _take_call(self, route: Route, head: Head, body: bytes) -> None:
+        """Take a call; it begins now, or in its turn, unless it is refused."""
+        store, lane, may_upload = route
+        is_upload = may_upload and read_meta(body, head).get("stream") is True
+        call = Call(self, head, body, store, lane, is_upload=is_upload)
+        error = self.admission.arrive(call)
+        if error is not None:
+            self.send(self.packer.error(head.msgid, error))
+            return
+        self.calls_taken += 1
+        self.calls[head.msgid] = call
+        if call.has_turn or is_upload:
+            store.take(call)
 
     def _note_unsent(self, *, is_slow: bool | None = None) -> None:
         """Count what the other side has not taken."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from asm.processes.accounts import Lane
 from asm.wire.messages import Head
 
 if TYPE_CHECKING:
     from asm.processes.peers import Call, Peer
 
-__all__ = ["Receiver", "Store", "Work"]
+__all__ = ["Receiver", "Route", "Store", "Work"]
 
 
 class Store(Protocol):
@@ -17,6 +18,15 @@ class Store(Protocol):
 
     def take(self, call: Call) -> None:
         """Make a call that has its turn."""
+
+
+class Route(NamedTuple):
+    """Where a call goes."""
+
+    store: Store
+    lane: Lane
+    may_upload: bool = False
+    """Whether its data may come in pieces."""
 
 
 class Work(Protocol):
@@ -35,8 +45,8 @@ class Work(Protocol):
 class Receiver(Protocol):
     """Who is told what arrived on a connection."""
 
-    def request(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a request."""
+    def route(self, peer: Peer, head: Head, body: bytes) -> Route | None:
+        """Return where a request goes; ``None`` when it was answered at once."""
 
     def response(self, peer: Peer, head: Head, body: bytes) -> None:
         """Take a response."""

@@ -9,8 +9,7 @@ from typing import Protocol
 from asm.core.errors import Error
 from asm.operations import METHODS, OPTIONAL
 from asm.processes.accounts import Lane
-from asm.processes.gate import Route
-from asm.processes.roles import Store
+from asm.processes.roles import Route, Store
 
 __all__ = ["Served", "Service"]
 

@@ -19,12 +19,23 @@ from asm.core.arguments import ArtifactInfos
 from asm.core.policies import RetentionPolicy
 from asm.core.results import Page, SessionStats, Usage
 from asm.core.values import ArtifactInfo, Event, Run, Session, Value
-from asm.operations import OPERATIONS, Operation
+from asm.operations import METHODS, OPERATIONS, Operation
 from asm.ports import Data, ExecutionResult
 from asm.wire.frames import MAX_FRAME
-from asm.wire.messages import MessageError, array_head, packed
+from asm.wire.messages import Head, MessageError, array_head, decode, packed
+from asm.wire.scan import check
 
-__all__ = ["Rows", "decode_arguments", "decode_result", "encode_arguments", "encode_result", "pack_rows", "whole"]
+__all__ = [
+    "Rows",
+    "decode_arguments",
+    "decode_params",
+    "decode_request",
+    "decode_result",
+    "encode_arguments",
+    "encode_result",
+    "pack_rows",
+    "whole",
+]
 
 
 def encode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +45,33 @@ def encode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict
     """
     forms = _ARGUMENTS[operation.name]
     return {name: forms[name].encode(value) if name in forms else value for name, value in arguments.items()}
+
+
+def decode_params(body: bytes, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Decode the meta and the arguments of a request.
+
+    :raises MessageError: when they are not two maps with string keys.
+    """
+    check(body, head.params_at)
+    params = decode(memoryview(body)[head.params_at :])
+    if type(params) is not list or len(params) != 2 or type(params[0]) is not dict or type(params[1]) is not dict:
+        raise MessageError("the params of a request must be two maps: meta and arguments")
+    return params[0], params[1]
+
+
+def decode_request(body: bytes, head: Head) -> tuple[Operation, dict[str, Any], dict[str, Any]]:
+    """Decode the request of an operation; return that, its arguments as an adapter takes them, and the meta.
+
+    The data of an artifact that comes in pieces is not among the arguments yet.
+
+    :raises MessageError: as :func:`decode_params`.
+    :raises Error: as :func:`decode_arguments`.
+    """
+    meta, arguments = decode_params(body, head)
+    operation = METHODS[head.method]
+    if meta.get("stream") is True and (name := operation.data_parameter) is not None:
+        arguments = arguments | {name: b""}
+    return operation, decode_arguments(operation, arguments), meta
 
 
 def decode_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:

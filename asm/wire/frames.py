@@ -11,21 +11,15 @@ This is what ``multiprocess.connection.Connection.send_bytes`` writes for bodies
 from __future__ import annotations
 
 import io
-import itertools
 import struct
-from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["MAX_FRAME", "FrameError", "Splitter", "frame", "framed", "gathered"]
+__all__ = ["MAX_FRAME", "FrameError", "Splitter", "frame", "framed"]
 
 HEADER: Final = struct.Struct("!i")
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """How many bytes the body of a frame may have, unless a setting says otherwise."""
-
-
-LARGE: Final = 64 * 1024
-"""From how many bytes on copying costs more than another system call."""
 
 
 class FrameError(ValueError):
@@ -47,17 +41,6 @@ def frame(body: bytes) -> bytes:
 def framed(*parts: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
     """Return the parts of a body with its length in front."""
     return HEADER.pack(sum(map(len, parts))), *parts
-
-
-def gathered(parts: list[bytes | memoryview], size: int) -> Iterable[bytes | memoryview]:
-    """Return the same bytes in few parts: small ones are put together, and large ones are not copied.
-
-    :param size: how many bytes there are in all.
-    """
-    if size < LARGE:
-        return (b"".join(parts),)
-    groups = itertools.groupby(parts, lambda part: len(part) >= LARGE)
-    return itertools.chain.from_iterable(group if is_large else (b"".join(group),) for is_large, group in groups)
 
 
 class Splitter:

@@ -39,7 +39,6 @@ __all__ = [
     "array_head",
     "decode",
     "decode_checked",
-    "decode_params",
     "decode_response",
     "error_code",
     "is_response",
@@ -277,17 +276,6 @@ def read_meta(body: bytes, head: Head) -> dict[str, Any]:
         raise MessageError(f"the meta of a request cannot be decoded: {type(error).__name__}: {error}") from error
     assert isinstance(meta, dict)
     return meta
-
-
-def decode_params(body: bytes, head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Decode the meta and the arguments of a request.
-
-    :raises MessageError: when they are not two maps with string keys.
-    """
-    params = decode_checked(body, head.params_at)
-    if type(params) is not list or len(params) != 2 or type(params[0]) is not dict or type(params[1]) is not dict:
-        raise MessageError("the params of a request must be two maps: meta and arguments")
-    return params[0], params[1]
 
 
 def decode_response(body: bytes) -> tuple[int, Any]:

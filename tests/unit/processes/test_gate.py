@@ -8,10 +8,11 @@ import pytest
 
 from asm.processes.access import Access
 from asm.processes.accounts import Lane
-from asm.processes.gate import Gate, Route
+from asm.processes.gate import Gate
 from asm.processes.limits import Limits
 from asm.processes.loops import run
 from asm.processes.peers import BATCH
+from asm.processes.roles import Route
 from asm.wire.frames import Splitter, frame
 from asm.wire.messages import MALFORMED
 

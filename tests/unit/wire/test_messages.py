@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asm
+from asm.wire.calls import decode_params
 from asm.wire.messages import (
     CANCEL,
     NOTIFICATION,
@@ -14,7 +15,6 @@ from asm.wire.messages import (
     MessageError,
     Packer,
     decode,
-    decode_params,
     decode_response,
     error_code,
     read_head,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from asm.wire.calls import decode_params
 from asm.wire.frames import FrameError, Splitter, frame
-from asm.wire.messages import MessageError, Packer, decode_checked, decode_params, read_head, read_refusal
+from asm.wire.messages import MessageError, Packer, decode_checked, read_head, read_refusal
 from asm.wire.scan import MAX_VALUES, check, values_in
 from asm.wire.streams import read_stream, streamed
 

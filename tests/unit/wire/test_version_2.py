@@ -13,10 +13,10 @@ import pytest
 import asm
 from asm.core.results import Page
 from asm.operations import METHODS, OPERATIONS
-from asm.wire.calls import Rows, decode_arguments, decode_result
+from asm.wire.calls import Rows, decode_arguments, decode_params, decode_result
 from asm.wire.conversation import Call, Conversation
 from asm.wire.frames import Splitter
-from asm.wire.messages import PROTOCOL, REQUEST, decode_params, read_head, read_meta
+from asm.wire.messages import PROTOCOL, REQUEST, read_head, read_meta
 
 COPY = Path(__file__).with_name("vectors_of_version_2.txt")
 TOOL = Path(__file__).parents[2] / "tools" / "protocol_vectors.py"
