@@ -19,7 +19,7 @@ from asm.adapters.sql.schema import Migrate, require
 from asm.adapters.sql.schema import migrate as bring_up_to_date
 from asm.adapters.sql.tables import events, runs, sessions
 from asm.adapters.sql.urls import OptionalUrl, Url, check_listening
-from asm.adapters.sql.writer import Cancel, Done, Writer
+from asm.adapters.sql.writer import Submit, Writer
 from asm.adapters.sql.writes import WRITES
 from asm.core import checks
 from asm.core.arguments import EventTypes, Expected, Flag, RunStatuses, SessionStatuses
@@ -86,7 +86,7 @@ class SqlSessionStore(Maintained):
         except BaseException:
             self._database.close()
             raise
-        self._writer = Writer(self._database, self.appends)
+        self._writer = Writer(self._database, self.appends, self.require_open)
         self._listener = Listener(self._database, self.appends) if self._database.backend == "postgresql" else None
         tell_of_forks(self)
 
@@ -129,26 +129,10 @@ class SqlSessionStore(Maintained):
         """
         return bring_up_to_date(url, sql=sql)
 
-    def submit(self, operation: str, arguments: dict[str, Any], done: Done) -> bool | Cancel:
-        """Queue a write without waiting for it.
-
-        :param operation: the name of an operation.
-        :param arguments: its arguments by name, checked as :meth:`asm.operations.Operation.bind` does.
-        :param done: called once, in the thread of the writer and after the commit, with the result and ``None``, or with
-            ``None`` and the error; it must not block. In the caller's thread when the store is closed.
-        :returns: false for an operation that reads; nothing was done then, and it is to be called as a method. Otherwise what
-            drops the write, unless it has begun, and tells whether it did: it does not take place then, ``done`` is not
-            called, and nothing of it is held any more. True when it is over already.
-        """
-        write = WRITES.get(operation)
-        if write is None:
-            return False
-        try:
-            self.require_open()
-            return self._writer.submit(write(**arguments), done)
-        except Error as error:
-            done(None, error)
-        return True
+    @property
+    def submit(self) -> Submit:
+        """Queues a write without waiting for it: :meth:`asm.adapters.sql.writer.Writer.submit`."""
+        return self._writer.submit
 
     # -- Sessions -------------------------------------------------------------------------------------------------
 
@@ -258,8 +242,7 @@ class SqlSessionStore(Maintained):
 
     def _write(self, operation: str, **arguments: Any) -> Any:
         """Queue a write, and wait for its commit."""
-        self.require_open()
-        return self._writer.write(WRITES[operation](**arguments))
+        return self._writer.write(operation, arguments)
 
     def _select(self, kind: type[V], query: Select[Any], *, all_or_none: bool = False) -> list[V]:
         """Return the values that a query finds."""

@@ -37,10 +37,10 @@ from asm.adapters.sql.engine import Database, Patience
 from asm.adapters.sql.failures import Trouble
 from asm.adapters.sql.groups import perform
 from asm.adapters.sql.upkeep import Upkeep
-from asm.adapters.sql.writes import Outcome, Write
+from asm.adapters.sql.writes import WRITES, Outcome, Write
 from asm.core.errors import Error
 
-__all__ = ["MOST_EVENTS", "MOST_WRITES", "Cancel", "Done", "Writer"]
+__all__ = ["MOST_EVENTS", "MOST_WRITES", "Cancel", "Done", "Submit", "Writer"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -59,6 +59,9 @@ Done = Callable[[Any, BaseException | None], object]
 Cancel = Callable[[], bool]
 """Drops a write, unless it has begun: it is not performed then, nobody is told, and nothing of it is held any more."""
 
+Submit = Callable[[str, dict[str, Any], Done], bool | Cancel]
+"""Queues a write: :meth:`Writer.submit`."""
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -74,11 +77,13 @@ class Writer:
 
     :param database: where to.
     :param appends: told of the events that were committed.
+    :param require_open: raises why its store takes nothing any more.
     """
 
-    def __init__(self, database: Database, appends: Appends) -> None:
+    def __init__(self, database: Database, appends: Appends, require_open: Callable[[], None]) -> None:
         self._database = database
         self._appends = appends
+        self._require_open = require_open
         self._upkeep = Upkeep(database)
         self._queue: OrderedDict[int, _Pending] = OrderedDict()
         self._tickets = itertools.count()
@@ -87,12 +92,52 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="asm-sql-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, write: Write, done: Done) -> Cancel:
-        """Queue a write, and return at once.
+    def submit(self, operation: str, arguments: dict[str, Any], done: Done) -> bool | Cancel:
+        """Queue a write without waiting for it.
 
-        :returns: what takes it out of the queue, and tells whether it was still there.
-        :raises Error: ``storage_error`` with the reason ``closed``.
+        :param operation: the name of an operation.
+        :param arguments: its arguments by name, checked as :meth:`asm.operations.Operation.bind` does.
+        :param done: called once, in the thread of the writer and after the commit, with the result and ``None``, or with
+            ``None`` and the error; it must not block. In the caller's thread when the store is closed.
+        :returns: false for an operation that reads; nothing was done then, and it is to be called as a method. Otherwise what
+            drops the write, unless it has begun, and tells whether it did: it does not take place then, ``done`` is not
+            called, and nothing of it is held any more. True when it is over already.
         """
+        if operation not in WRITES:
+            return False
+        try:
+            return self._put(operation, arguments, done)
+        except Error as error:
+            done(None, error)
+        return True
+
+    def write(self, operation: str, arguments: dict[str, Any]) -> Any:
+        """Queue a write, wait for its commit, and return its result.
+
+        :raises Error: ``storage_error`` when the store is closed, and why it failed.
+        """
+        answered: Future[Any] = Future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                answered.set_result(result)
+            else:
+                answered.set_exception(error)
+
+        self._put(operation, arguments, done)
+        return answered.result()
+
+    def close(self) -> None:
+        """Commit what is queued, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, operation: str, arguments: dict[str, Any], done: Done) -> Cancel:
+        """Queue a write; return what takes it out of the queue, and tells whether it was still there."""
+        self._require_open()
+        write = WRITES[operation](**arguments)
         with self._changed:
             if self._closed:
                 raise Error("storage_error", "the store was closed", details={"reason": "closed"})
@@ -104,29 +149,6 @@ class Writer:
     def _drop(self, ticket: int) -> bool:
         with self._changed:
             return self._queue.pop(ticket, None) is not None
-
-    def write(self, write: Write) -> Any:
-        """Queue a write, wait for its commit, and return its result.
-
-        :raises Error: as :meth:`submit`, and why it failed.
-        """
-        answered: Future[Any] = Future()
-
-        def done(result: Any, error: BaseException | None) -> None:
-            if error is None:
-                answered.set_result(result)
-            else:
-                answered.set_exception(error)
-
-        self.submit(write, done)
-        return answered.result()
-
-    def close(self) -> None:
-        """Commit what is queued, and end the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
 
     # -- The thread -------------------------------------------------------------------------------------------------
 

@@ -555,4 +555,4 @@ def test_a_store_that_is_closed_takes_nothing(path, outcomes):
     with refused("storage_error", reason="closed"):
         store.append_event(event())
     with pytest.raises(Error):
-        store._writer.submit(None, None)
+        store._writer.write("append_event", {"event": event()})
