@@ -23,7 +23,6 @@ from asm.client.async_store import AsyncStore
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
     Late,
-    Outgoing,
     Stale,
     check_retries,
     check_timeout,
@@ -41,7 +40,7 @@ from asm.client.handles import Following, Script, Step, connecting, may_repeat, 
 from asm.core.forks import tell_of_forks
 from asm.core.values import Event
 from asm.operations import OPERATIONS, Operation
-from asm.wire.conversation import Broken
+from asm.wire.conversation import Broken, Outgoing
 from asm.wire.names import socket_path
 from asm.wire.streams import PIECE
 

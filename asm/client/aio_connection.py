@@ -16,8 +16,8 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from typing import Any, Final, TypeVar
 
-from asm.client.calling import BUSY_SECONDS, Late, Outgoing, Stale, reach
-from asm.wire.conversation import Broken, Call, Conversation
+from asm.client.calling import BUSY_SECONDS, Late, Stale, reach
+from asm.wire.conversation import Broken, Call, Conversation, Outgoing
 from asm.wire.names import check_owner
 
 __all__ = ["Connection", "within"]
@@ -155,7 +155,7 @@ class Connection:
         """Send the request of a call, once the other side takes it; return where in all that is sent it begins."""
         if not self._may_send.is_set():
             await within(deadline, self._may_send.wait())
-        call, request = outgo.begin(self._conversation)
+        call, request = self._conversation.begin(outgo)
         begins = self._written + len(self._outgoing)
         self._send(request)
         return call, begins

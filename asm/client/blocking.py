@@ -20,7 +20,6 @@ from typing import Any, Final, Self, TypeVar
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
     Late,
-    Outgoing,
     Stale,
     check_retries,
     check_timeout,
@@ -42,7 +41,7 @@ from asm.core.forks import tell_of_forks
 from asm.core.values import Event
 from asm.operations import OPERATIONS, Operation
 from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
-from asm.wire.conversation import Broken, Call
+from asm.wire.conversation import Broken, Call, Outgoing
 from asm.wire.names import check_owner, socket_path
 from asm.wire.streams import PIECE
 
@@ -262,7 +261,7 @@ class Client(Handles, SessionStore, ArtifactStore, SessionQueries, Maintenance):
             except IndexError:
                 connection, is_new = self._connect(deadline), True
             try:
-                call, request = outgo.begin(connection.conversation)
+                call, request = connection.conversation.begin(outgo)
                 connection.send(call, request, deadline)
             except BaseException as error:
                 if isinstance(error, Stale) and not is_new:

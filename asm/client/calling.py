@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import errno
-import functools
 import io
-import math
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from typing import Any, Final, NamedTuple, TypeVar
-
-import msgpack
+from typing import Any, Final, TypeVar
 
 from asm.chunks import chunks
 from asm.core.errors import Error
 from asm.operations import CONTRACTS, OPERATIONS, Operation
-from asm.wire.calls import Rows, decode_result, encode_arguments
-from asm.wire.conversation import Broken, Call, Conversation
-from asm.wire.messages import MessageError
+from asm.wire.conversation import Broken, Outgoing
 from asm.wire.names import check_listener
 from asm.wire.streams import PIECE, counted
 
@@ -27,7 +21,6 @@ __all__ = [
     "BUSY_SECONDS",
     "DEFAULT_TIMEOUT",
     "Late",
-    "Outgoing",
     "Stale",
     "check_retries",
     "check_timeout",
@@ -115,78 +108,6 @@ class Stale(Broken):
     """The other side had closed the connection before anything of the call was sent."""
 
 
-class Outgoing(NamedTuple):
-    """A call, ready to be sent."""
-
-    operation: Operation
-    given: dict[str, Any]
-    """Its arguments …"""
-    arguments: dict[str, Any]
-    """… and as they travel."""
-    pieces: Iterator[memoryview | int] | None
-    """The data that follows the request piece by piece, if it is too much for one message; last comes its size."""
-    seconds: float
-    """How long each answer, and each step of a stream, may take."""
-    part: tuple[int, str] | None = None
-    """From which byte on to read an artifact, and its checksum, if not from the first."""
-
-    def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
-        """Return the call as it is in flight from now on, and what is to be sent.
-
-        :raises Error: ``validation_error`` when it is too large for a frame, or has too many values.
-        :raises Broken, Error: why the connection is lost.
-        """
-        operation, uploads = self.operation, self.pieces is not None
-        pieces = operation.returns_data or operation.returns_rows
-        call = Call(upload=uploads, pieces=pieces)
-        meta = _meta(
-            math.ceil(self.seconds * 1000),
-            stream=uploads or pieces,
-            numbers=operation.sent_events is not None,
-            waits=bool(self.arguments.get("wait_timeout_ms")),
-            part=self.part,
-        )
-        return call, conversation.request(call, operation.method, meta, self.arguments)
-
-    def result(self, call: Call, rows: Rows | None) -> Any:
-        """Return the result of a call that was answered.
-
-        :param rows: what came before the answer, if anything did.
-        :raises Error: what was answered instead.
-        :raises Broken: why nothing was, or what was makes no sense.
-        """
-        if rows is None:
-            return decode_result(self.operation, call.outcome(), self.given)
-        try:
-            rows.feed(call.last_piece())
-            return rows.end()
-        except MessageError as error:
-            raise Broken(str(error)) from error
-
-    def row(self, rows: Rows | None, piece: bytes) -> Rows:
-        """Take the next bytes of a result that comes in pieces; return what holds them.
-
-        :raises Broken: when they make no sense.
-        """
-        rows = rows or Rows(self.operation, self.given)
-        try:
-            rows.feed(piece)
-        except MessageError as error:
-            raise Broken(str(error)) from error
-        return rows
-
-
-@functools.lru_cache(maxsize=256)
-def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool, part: tuple[int, str] | None) -> bytes:
-    """Return the meta of a request, encoded."""
-    wishes = {"stream": stream, "numbers": numbers, "waits": waits}
-    meta: dict[str, Any] = {"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted}
-    if part is not None:
-        meta |= {"offset": part[0], "checksum": part[1]}
-    packed: bytes = msgpack.packb(meta)
-    return packed
-
-
 def outgoing(operation: Operation, arguments: dict[str, Any], seconds: float, part: tuple[int, str] | None = None) -> Outgoing:
     """Prepare a call. Of data that is no more than one piece nothing is left to send afterwards.
 
@@ -203,7 +124,7 @@ def outgoing(operation: Operation, arguments: dict[str, Any], seconds: float, pa
             given = arguments | {name: first}
         else:
             given, rest = arguments | {name: None}, counted(chain([memoryview(first), second], pieces))
-    return Outgoing(operation, given, encode_arguments(operation, given), rest, seconds, part)
+    return Outgoing(operation, given, rest, seconds, part)
 
 
 def time_for(arguments: Mapping[str, Any], timeout: float) -> float:

@@ -20,9 +20,8 @@ from asm.core.errors import Error
 from asm.processes.loops import Loop
 from asm.processes.peers import Call
 from asm.wire import streams
-from asm.wire.conversation import Receiving, Sending
 from asm.wire.messages import MessageError, packed
-from asm.wire.streams import CHUNK, MORE, PIECE, read_stream
+from asm.wire.streams import CHUNK, MORE, PIECE, Receiving, Sending, read_stream
 
 __all__ = ["Download", "Upload", "cut", "read_pieces"]
 

@@ -3,41 +3,45 @@
     calls ──► bytes to be sent            bytes that arrived ──► calls about which there is news
 
 Who holds a connection only reads, writes and waits. What may be said when is decided here, on plain state: which call an answer
-is for, what an answer means that comes when its call was given up, how many bytes of a stream may be under way, who the other
-side is, what becomes of the calls in flight when the connection is lost. The same bytes mean the same, however they are cut.
+is for, what an answer means that comes when its call was given up, how many bytes of a stream may be under way, what becomes
+of the calls in flight when the connection is lost. The same bytes mean the same, however they are cut.
 
 :class:`Caller` is the side that calls, whatever its calls are: a relay has calls of its own, which pass the bodies on.
-:class:`Conversation` is that of a client, each :class:`Call` of which decodes its answer. :class:`Sending` and
-:class:`Receiving` count the bytes of a stream at either end of it, on either side.
+:class:`Conversation` is that of a client: it encodes what is :class:`Outgoing`, and each :class:`Call` decodes its answer.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import struct
 from collections import deque
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from asm._version import __version__
 from asm.core.errors import Error
+from asm.operations import Operation
+from asm.wire.calls import Rows, decode_result, encode_arguments
 from asm.wire.frames import MAX_FRAME, FrameError, Splitter, frame, framed
+from asm.wire.hello import Hello
 from asm.wire.messages import (
     CANCEL,
     HELLO,
     NOTIFICATION,
-    PROTOCOL,
     REFUSED,
     RESPONSE,
     MessageError,
     Packer,
     decode_response,
     operation_name,
+    packed,
     read_head,
     read_refusal,
 )
 from asm.wire.scan import MAX_VALUES, values_in
-from asm.wire.streams import CHUNK, MORE, WINDOW, chunk, more, read_stream, streamed
+from asm.wire.streams import CHUNK, MORE, Receiving, Sending, chunk, more, read_stream, streamed
 
-__all__ = ["Broken", "Call", "Caller", "Conversation", "InFlight", "Receiving", "Sending"]
+__all__ = ["Broken", "Call", "Caller", "Conversation", "InFlight", "Outgoing"]
 
 _UINT32: Final = struct.Struct("!I")
 MSGIDS: Final = 2**32
@@ -46,60 +50,6 @@ NOTHING: Final[dict[str, Any]] = {}
 
 class Broken(Exception):  # noqa: N818  # becomes an Error where the name of the store is known
     """The connection is of no use any more. What became of the calls in flight is unknown."""
-
-
-class Sending:
-    """The end of a stream that sends: how many bytes may go."""
-
-    __slots__ = ("room", "total")
-
-    def __init__(self) -> None:
-        self.room = WINDOW
-        """So many may go now …"""
-        self.total = 0
-        """… and so many went."""
-
-    def sent(self, size: int) -> None:
-        """Count bytes that go. Whoever sends looks at :attr:`room` before."""
-        self.room -= size
-        self.total += size
-
-    def let(self, size: int) -> None:
-        """Learn that so many bytes more may go."""
-        self.room = min(self.room + size, WINDOW)
-
-
-class Receiving:
-    """The end of a stream that receives: how many bytes may come."""
-
-    __slots__ = ("room", "taken", "total")
-
-    def __init__(self) -> None:
-        self.room = WINDOW
-        """So many may come now …"""
-        self.total = 0
-        """… so many came …"""
-        self.taken = 0
-        """… and so many of these were taken since the other side last heard of it."""
-
-    def arrived(self, size: int) -> None:
-        """Count bytes that came.
-
-        :raises MessageError: when they were not to come yet.
-        """
-        if size > self.room:
-            raise MessageError(f"{size} bytes of a stream came, and {self.room} might")
-        self.room -= size
-        self.total += size
-
-    def take(self, size: int) -> int:
-        """Count bytes that were taken; return how many more to let come, and 0 while that is not worth a message."""
-        self.taken += size
-        if self.taken < WINDOW // 4:
-            return 0
-        size, self.taken = self.taken, 0
-        self.room += size
-        return size
 
 
 class InFlight(Protocol):
@@ -125,25 +75,33 @@ C = TypeVar("C", bound=InFlight)
 
 
 class Call:
-    """A call of a client: what has come of its answer."""
+    """A call of a client: what has come of its answer.
 
-    __slots__ = ("answered", "error", "msgid", "pieces", "receiving", "result", "sending", "waiter")
+    :param upload: whether its data follows in pieces.
+    :param pieces: whether its result may come in pieces.
+    :param read: makes the result of what the response carries, unless that came in pieces.
+    """
 
-    def __init__(self, *, upload: bool = False, pieces: bool = False) -> None:
+    __slots__ = ("_read", "answered", "error", "in_pieces", "msgid", "pieces", "receiving", "result", "sending", "waiter")
+
+    def __init__(self, *, upload: bool = False, pieces: bool = False, read: Callable[[Any], Any] | None = None) -> None:
         self.msgid = 0
         self.answered = False
         """Whether nothing more comes of it: there is a result, or an error."""
         self.result: Any = None
-        """As it travelled."""
+        """As it travelled, if it came in pieces, or nothing reads it."""
         self.error: Broken | Error | None = None
         self.sending = Sending() if upload else None
         """Its data, if that follows in pieces."""
         self.receiving = Receiving() if pieces else None
-        """Its result, if that may come in pieces …"""
+        """Its result, if that may come in pieces, …"""
+        self.in_pieces = False
+        """… and whether some came. Of its pieces …"""
         self.pieces: deque[bytes] = deque()
-        """… of which these have come, and were not taken yet."""
+        """… these were not taken yet."""
         self.waiter: Any = None
         """Whatever waits for news, for whoever holds the connection."""
+        self._read = read
 
     def outcome(self) -> Any:
         """Return the result of a call that was answered.
@@ -173,7 +131,8 @@ class Call:
     def respond(self, body: bytes) -> None:
         """Take the response."""
         try:
-            _msgid, self.result = decode_response(body)
+            _msgid, result = decode_response(body)
+            self.result = result if self._read is None or self.in_pieces else self._read(result)
         except Error as error:
             self.error = error
         self.answered = True
@@ -184,6 +143,7 @@ class Call:
         if method == CHUNK and self.receiving is not None and isinstance(carried, bytes):
             self.receiving.arrived(len(carried))
             self.pieces.append(carried)
+            self.in_pieces = True
         elif method == MORE and self.sending is not None and isinstance(carried, int):
             self.sending.let(carried)
         else:
@@ -202,7 +162,7 @@ class Caller(Generic[C]):
     """
 
     def __init__(self, hello: dict[str, Any] | None = NOTHING) -> None:
-        self.calls: dict[int, C | _Hello] = {}
+        self.calls: dict[int, C | Hello] = {}
         """What is in flight, by msgid."""
         self.lost: Broken | Error | None = None
         """Why the connection is of no use any more: what broke it, or what the other side said."""
@@ -211,14 +171,14 @@ class Caller(Generic[C]):
         self._msgid = 0
         self._greeting = b""
         if hello is not None:
-            self._greeting = frame(self.packer.request(self.number(_Hello()), HELLO.decode(), hello))
+            self._greeting = frame(self.packer.request(self.number(Hello()), HELLO.decode(), hello))
 
     @property
     def missing(self) -> int:
         """How many bytes of a message that has begun to arrive have not."""
         return self._splitter.missing
 
-    def number(self, call: C | _Hello) -> int:
+    def number(self, call: C | Hello) -> int:
         """Take a call in; return its msgid.
 
         :raises Broken, Error: why the connection is lost.
@@ -271,7 +231,7 @@ class Caller(Generic[C]):
         left, self.calls = self.calls, {}
         for call in left.values():
             call.fail(self.lost)
-        return [call for call in left.values() if not isinstance(call, _Hello)]
+        return [call for call in left.values() if not isinstance(call, Hello)]
 
     def _take(self, body: bytes) -> C | None:
         """Give a message to its call, and return that; ``None`` for what nobody waits for, or what is for all.
@@ -303,11 +263,70 @@ class Caller(Generic[C]):
         else:
             call.respond(body)
             self.calls.pop(msgid, None)
-        return None if isinstance(call, _Hello) else call
+        return None if isinstance(call, Hello) else call
+
+
+class Outgoing(NamedTuple):
+    """A call of an operation, ready to begin on a connection, and on another one if that turns out to be closed."""
+
+    operation: Operation
+    given: dict[str, Any]
+    """Its arguments."""
+    pieces: Iterator[memoryview | int] | None
+    """The data that follows the request piece by piece, if it is too much for one message; last comes its size."""
+    seconds: float
+    """How long each answer, and each step of a stream, may take."""
+    part: tuple[int, str] | None = None
+    """From which byte on to read an artifact, and its checksum, if not from the first."""
+
+    def row(self, rows: Rows | None, piece: bytes) -> Rows:
+        """Take the next bytes of a result that comes in pieces; return what holds them.
+
+        :raises Broken: when they make no sense.
+        """
+        rows = rows or Rows(self.operation, self.given)
+        try:
+            rows.feed(piece)
+        except MessageError as error:
+            raise Broken(str(error)) from error
+        return rows
+
+    def result(self, call: Call, rows: Rows | None) -> Any:
+        """Return the result of a call that was answered.
+
+        :param rows: what came before the answer, if anything did.
+        :raises Error: what was answered instead.
+        :raises Broken: why nothing was, or what was makes no sense.
+        """
+        if rows is None:
+            return call.outcome()
+        try:
+            rows.feed(call.last_piece())
+            return rows.end()
+        except MessageError as error:
+            raise Broken(str(error)) from error
 
 
 class Conversation(Caller[Call]):
     """One connection, as a client sees it."""
+
+    def begin(self, outgo: Outgoing) -> tuple[Call, bytes]:
+        """Begin a call of an operation; return it as it is in flight from now on, and what is to be sent.
+
+        Raises as :meth:`request`.
+        """
+        operation, given, upload = outgo.operation, outgo.given, outgo.pieces is not None
+        pieces = operation.returns_data or operation.returns_rows
+        read = None if operation.returns_data else functools.partial(decode_result, operation, sent=given)
+        call = Call(upload=upload, pieces=pieces, read=read)
+        meta = _meta(
+            math.ceil(outgo.seconds * 1000),
+            stream=upload or pieces,
+            numbers=operation.sent_events is not None,
+            waits=bool(given.get("wait_timeout_ms")),
+            part=outgo.part,
+        )
+        return call, self.request(call, operation.method, meta, encode_arguments(operation, given))
 
     def request(self, call: Call, method: str, meta: bytes, arguments: dict[str, Any]) -> bytes:
         """Begin a call; return what is to be sent.
@@ -345,39 +364,14 @@ class Conversation(Caller[Call]):
         return piece, frame(more(self.packer, call.msgid, size))
 
 
-class _Hello:
-    """The question who the other side is."""
-
-    def respond(self, body: bytes) -> None:
-        """Look at the answer. Who answers with an error does not say what it is, and is taken for one of ours."""
-        try:
-            _msgid, answer = decode_response(body)
-        except Error:
-            return
-        if not isinstance(answer, dict):
-            raise MessageError("hello is answered with a map")
-        if answer.get("protocol") != PROTOCOL:
-            raise _incompatible(answer)
-
-    def carry(self, method: bytes, body: bytes, rest_at: int) -> None:
-        """Refuse any stream."""
-        raise MessageError("hello has no stream")
-
-    def fail(self, error: Broken | Error) -> None:
-        """End, with nobody to be told."""
-
-
-def _incompatible(answer: dict[str, Any]) -> Error:
-    """Say that the other side speaks another version of the protocol, and who should be upgraded."""
-    theirs, name, version = answer.get("protocol"), answer.get("name"), answer.get("version")
-    newer = isinstance(theirs, int) and theirs > PROTOCOL
-    remedy = "upgrade asm on this side" if newer else "upgrade asm where the store runs, and restart it"
-    return Error(
-        "capability_not_supported",
-        f"{name} (asm {version}) speaks version {theirs} of the protocol, and this side (asm {__version__}) "
-        f"version {PROTOCOL}: {remedy}",
-        details={"reason": "protocol", "name": name, "ours": PROTOCOL, "theirs": theirs, "their_version": version},
-    )
+@functools.lru_cache(maxsize=256)
+def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool, part: tuple[int, str] | None) -> bytes:
+    """Return the meta of a request, encoded."""
+    wishes = {"stream": stream, "numbers": numbers, "waits": waits}
+    meta: dict[str, Any] = {"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted}
+    if part is not None:
+        meta |= {"offset": part[0], "checksum": part[1]}
+    return packed(meta)
 
 
 def _too_much(method: str, body: bytes) -> Error | None:

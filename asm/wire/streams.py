@@ -10,6 +10,8 @@ A ``get`` or ``open`` whose meta says ``stream`` is answered the same way in the
 their number in all, ``[bin, n]``, as the result: what fits into one chunk comes in the response itself. Who receives counts:
 a stream of which a part was lost on its way must not pass for a whole. A stream is a call in flight like any other:
 cancelling the call, closing the connection, and the end of a process end it.
+
+:class:`Sending` and :class:`Receiving` count the bytes at either end of a stream, on either side.
 """
 
 from __future__ import annotations
@@ -19,7 +21,20 @@ from typing import Any, Final
 
 from asm.wire.messages import MessageError, Packer, decode_checked, read_uint
 
-__all__ = ["CHUNK", "MORE", "PIECE", "WINDOW", "chunk", "counted", "more", "read_stream", "relayed", "streamed"]
+__all__ = [
+    "CHUNK",
+    "MORE",
+    "PIECE",
+    "WINDOW",
+    "Receiving",
+    "Sending",
+    "chunk",
+    "counted",
+    "more",
+    "read_stream",
+    "relayed",
+    "streamed",
+]
 
 CHUNK: Final = b"chunk"
 """Notification with the next bytes of a stream; at its end, with the number of all of them."""
@@ -30,6 +45,60 @@ PIECE: Final = 256 * 1024
 """How many bytes a chunk has at the most."""
 WINDOW: Final = 1024 * 1024
 """How many bytes may be under way before the receiver said ``more``."""
+
+
+class Sending:
+    """The end of a stream that sends: how many bytes may go."""
+
+    __slots__ = ("room", "total")
+
+    def __init__(self) -> None:
+        self.room = WINDOW
+        """So many may go now …"""
+        self.total = 0
+        """… and so many went."""
+
+    def sent(self, size: int) -> None:
+        """Count bytes that go. Whoever sends looks at :attr:`room` before."""
+        self.room -= size
+        self.total += size
+
+    def let(self, size: int) -> None:
+        """Learn that so many bytes more may go."""
+        self.room = min(self.room + size, WINDOW)
+
+
+class Receiving:
+    """The end of a stream that receives: how many bytes may come."""
+
+    __slots__ = ("room", "taken", "total")
+
+    def __init__(self) -> None:
+        self.room = WINDOW
+        """So many may come now …"""
+        self.total = 0
+        """… so many came …"""
+        self.taken = 0
+        """… and so many of these were taken since the other side last heard of it."""
+
+    def arrived(self, size: int) -> None:
+        """Count bytes that came.
+
+        :raises MessageError: when they were not to come yet.
+        """
+        if size > self.room:
+            raise MessageError(f"{size} bytes of a stream came, and {self.room} might")
+        self.room -= size
+        self.total += size
+
+    def take(self, size: int) -> int:
+        """Count bytes that were taken; return how many more to let come, and 0 while that is not worth a message."""
+        self.taken += size
+        if self.taken < WINDOW // 4:
+            return 0
+        size, self.taken = self.taken, 0
+        self.room += size
+        return size
 
 
 def counted(pieces: Iterable[memoryview]) -> Iterator[memoryview | int]:

@@ -119,7 +119,7 @@ async def _alone(count):
             moments.append(time.thread_time_ns())
 
         out = outgoing(OPERATION, OPERATION.bind((made,), {}), 5.0)
-        call, request = out.begin(conversation)
+        call, request = conversation.begin(out)
         note()
         passed = passing.take(passing.near, request, passing.far)
         note()

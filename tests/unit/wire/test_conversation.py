@@ -7,10 +7,11 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 import asm
-from asm.wire.conversation import Broken, Call, Conversation, Receiving, Sending
+from asm.operations import OPERATIONS
+from asm.wire.conversation import Broken, Call, Conversation, Outgoing
 from asm.wire.frames import Splitter, frame, framed
-from asm.wire.messages import PROTOCOL, MessageError, Packer, decode
-from asm.wire.streams import MORE, PIECE, WINDOW, chunk, more
+from asm.wire.messages import PROTOCOL, MessageError, Packer, decode, packed
+from asm.wire.streams import MORE, PIECE, WINDOW, Receiving, Sending, chunk, more
 
 META = msgpack.packb({})
 PACKER = Packer()
@@ -298,3 +299,35 @@ def test_both_ends_of_a_stream_count_the_same():
     assert sending.total == receiving.total == moved
     with pytest.raises(MessageError):
         receiving.arrived(receiving.room + 1)
+
+
+# -- Operations -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_to_an_operation_is_its_result_or_an_error_of_that_call_alone():
+    conversation, append = Conversation(hello=None), OPERATIONS["append_event_with_sequence"]
+    event = asm.Event.new(type="message_sent", session_id="ses")
+    outgo = Outgoing(append, {"event": event}, None, 5.0)
+    (one, request), (other, _) = conversation.begin(outgo), conversation.begin(outgo)
+    ((_, msgid, method, (meta, arguments)),) = said(request)
+    assert (msgid, method) == (one.msgid, "session.append_event_with_sequence")
+    assert meta == {"timeout_ms": 5000, "numbers": True}
+    assert asm.Event.from_map(arguments["event"]) == event
+    conversation.receive(answer(one.msgid, 7) + answer(other.msgid, "seven"))
+    assert outgo.result(one, None) == event.sequenced(7)
+    with pytest.raises(asm.ValidationError):
+        outgo.result(other, None)
+    assert conversation.lost is None
+
+
+def test_rows_come_in_the_answer_or_in_pieces_of_which_the_first_may_be_empty():
+    conversation, listing = Conversation(hello=None), OPERATIONS["list_runs"]
+    outgo = Outgoing(listing, {"session_id": "ses"}, None, 5.0)
+    run = asm.Run.new(session_id="ses")
+    row = packed(run.held_fields())
+    (one, _), (other, _) = conversation.begin(outgo), conversation.begin(outgo)
+    conversation.receive(answer(one.msgid, [run.held_fields()]))
+    assert outgo.result(one, None) == [run]
+    conversation.receive(carried(other.msgid, b"") + answer(other.msgid, [row, len(row)]))
+    rows = outgo.row(None, conversation.take(other)[0])
+    assert outgo.result(other, rows) == [run]
