@@ -7,8 +7,8 @@ import pytest
 
 TOOL = Path(__file__).parents[1] / "tools" / "walk.py"
 
-FILES = 16
-CHANGES = 63
+FILES = 11
+CHANGES = 34
 """The most that a reader should have to open, and how often to change between them."""
 
 
