@@ -26,6 +26,7 @@ from asm.wire.streams import PIECE, counted
 __all__ = [
     "BUSY_SECONDS",
     "DEFAULT_TIMEOUT",
+    "OPEN",
     "Late",
     "Outgoing",
     "Stale",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=type)
+
+OPEN: Final = OPERATIONS["open"]
 
 DEFAULT_TIMEOUT: Final = 5.0
 """How many seconds a call may take, unless told otherwise."""
@@ -128,7 +131,7 @@ class Outgoing(NamedTuple):
     seconds: float
     """How long each answer, and each step of a stream, may take."""
     part: tuple[int, str] | None = None
-    """From which byte on to read an artifact, and its checksum, if not from the first."""
+    """From which byte on to read an artifact, and of which version, where another stream of it was begun before."""
 
     def begin(self, conversation: Conversation) -> tuple[Call, bytes]:
         """Return the call as it is in flight from now on, and what is to be sent.
@@ -144,6 +147,7 @@ class Outgoing(NamedTuple):
             stream=uploads or pieces,
             numbers=operation.sent_events is not None,
             waits=bool(self.arguments.get("wait_timeout_ms")),
+            info=operation is OPEN and self.part is None,
             part=self.part,
         )
         return call, conversation.request(call, operation.method, meta, self.arguments)
@@ -177,12 +181,11 @@ class Outgoing(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool, part: tuple[int, str] | None) -> bytes:
+def _meta(timeout_ms: int, *, part: tuple[int, str] | None, **wishes: bool) -> bytes:
     """Return the meta of a request, encoded."""
-    wishes = {"stream": stream, "numbers": numbers, "waits": waits}
     meta: dict[str, Any] = {"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted}
     if part is not None:
-        meta |= {"offset": part[0], "checksum": part[1]}
+        meta |= {"offset": part[0], "version": part[1]}
     packed: bytes = msgpack.packb(meta)
     return packed
 
