@@ -351,6 +351,27 @@ def test_a_save_whose_outcome_is_unknown_is_looked_up(runtime_dir, how):
         assert len(saved) == saves
 
 
+def test_an_export_is_read_from_its_start_to_its_end(memory_tree):
+    async def scenario():
+        async with memory_tree.aconnect() as store, await store.export_session("ses_1") as file:
+            assert await file.read(10) == exported[:10]
+            with pytest.raises(io.UnsupportedOperation):
+                await file.seek(0)
+            assert (await file.tell(), await file.read()) == (10, exported[10:])
+
+    with memory_tree.connect() as store:
+        for number in range(5):
+            store.append_event(event(f"{number}" * PIECE))
+        with store.export_session("ses_1") as file:
+            assert not file.seekable()
+            exported = file.read(10)
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+            exported += file.read()
+    assert len(exported) > 5 * PIECE
+    asyncio.run(scenario())
+
+
 class Artifact:
     """Serves one artifact, also from somewhere in it, as long as it is the same."""
 
