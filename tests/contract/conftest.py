@@ -25,7 +25,8 @@ import pytest
 
 import asm
 import asm.aio
-from asm import CompositeSessionStore, FileArtifactStore, InMemorySessionStore, S3ArtifactStore, SqlSessionStore
+from asm import FileArtifactStore, InMemorySessionStore, S3ArtifactStore, SqlSessionStore
+from asm.adapters.sql.tables import METADATA
 
 PATIENCE = 30
 STORES = Path(__file__).parent / "stores"
@@ -37,13 +38,14 @@ SHELF = re.search(r"^```python\n(# shelf.py\n.*?)^```", README.read_text(), re.M
 """The store of somebody else's: the example of the README."""
 
 MEMORY = 'store = "emptied:Emptied"'
+SQLITE = 'store = "sql"\nurl = "sqlite:///sessions.db"'
 FILES = 'store = "file"\nroot = "artifacts"'
 
 
 class Trees:
     """Real trees, each started when it is first asked for, and emptied between tests."""
 
-    CONFIG = """
+    WORKERS = """
         [supervisor]
         name = "contract"
         [[backend]]
@@ -58,16 +60,29 @@ class Trees:
         artifact_store = "artifacts"
     """
 
+    INSIDE = """
+        [supervisor]
+        name = "contract"
+        [composite]
+        name = "Store"
+        session_store = {{ {sessions} }}
+        artifact_store = {{ {artifacts} }}
+    """
+    """The composite runs both stores itself."""
+
     def __init__(self, s3_server, request) -> None:
         self.s3_server = s3_server
         self._request = request
-        self._running: dict[tuple[str, str], tuple[subprocess.Popen, asm.Client, Path]] = {}
+        self._running: dict[tuple[str, ...], tuple[subprocess.Popen, asm.Client, Path]] = {}
 
-    def handle(self, sessions: str = MEMORY, artifacts: str = FILES) -> tuple[asm.Client, Path]:
+    def handle(self, sessions: str = MEMORY, artifacts: str = FILES, *, inside: bool = False) -> tuple[asm.Client, Path]:
         """Return a handle of the tree with these stores, and its working directory."""
-        if (sessions, artifacts) not in self._running:
+        config, separator = (self.INSIDE, ", ") if inside else (self.WORKERS, "\n")
+        kind = (config, sessions, artifacts)
+        if kind not in self._running:
             directory = Path(tempfile.mkdtemp(prefix="asm-"))
-            (directory / "tree.toml").write_text(self.CONFIG.format(sessions=sessions, artifacts=artifacts))
+            stores = {"sessions": sessions.replace("\n", separator), "artifacts": artifacts.replace("\n", separator)}
+            (directory / "tree.toml").write_text(config.format(**stores))
             (directory / "shelf.py").write_text(SHELF)
             environment = {**os.environ, "ASM_RUNTIME_DIR": str(directory / "run"), "PYTHONPATH": f"{STORES}:{directory}"}
             with open(directory / "log", "wb") as log:
@@ -76,8 +91,8 @@ class Trees:
                 )
             assert "ready" in process.stdout.readline(), (directory / "log").read_text()
             handle = asm.connect("Store", runtime_dir=directory / "run")
-            self._running[sessions, artifacts] = (process, handle, directory)
-        return self._running[sessions, artifacts][1:]
+            self._running[kind] = (process, handle, directory)
+        return self._running[kind][1:]
 
     @functools.cached_property
     def s3(self) -> str:
@@ -132,25 +147,6 @@ def s3(_directory, trees) -> Iterator[S3ArtifactStore]:
 
 
 @contextmanager
-def inside(directory, session_store) -> Iterator[asm.Client]:
-    """A composite of the test's own, which runs both stores itself."""
-    with tempfile.TemporaryDirectory(prefix="asm-") as runtime_dir:
-        artifact_store = (FileArtifactStore, {"root": str(directory / "artifacts")})
-        with CompositeSessionStore.start_link(
-            session_store=session_store, artifact_store=artifact_store, runtime_dir=runtime_dir
-        ) as store:
-            yield store
-
-
-def memory_inside(directory, _trees):
-    return inside(directory, (InMemorySessionStore, {}))
-
-
-def sqlite_inside(directory, _trees):
-    return inside(directory, (SqlSessionStore, {"url": f"sqlite:///{directory}/sessions.db"}))
-
-
-@contextmanager
 def memory_tree(_directory, trees) -> Iterator[asm.Client]:
     handle, _ = trees.handle()
     yield handle
@@ -158,18 +154,12 @@ def memory_tree(_directory, trees) -> Iterator[asm.Client]:
 
 
 @contextmanager
-def sqlite_tree(_directory, trees) -> Iterator[asm.Client]:
-    handle, directory = trees.handle('store = "sql"\nurl = "sqlite:///sessions.db"')
+def sqlite_tree(_directory, trees, *, inside=False) -> Iterator[asm.Client]:
+    handle, directory = trees.handle(SQLITE, inside=inside)
     yield handle
     with contextlib.closing(sqlite3.connect(directory / "sessions.db", timeout=PATIENCE)) as database, database:
-        for table in ("asm_sessions", "asm_runs", "asm_events", "asm_session_sequences"):
+        for table in METADATA.tables:
             database.execute(f"DELETE FROM {table}")
-
-
-@contextmanager
-def postgres_inside(directory, trees) -> Iterator[asm.Client]:
-    with trees.empty_postgres() as url, inside(directory, (SqlSessionStore, {"url": url})) as store:
-        yield store
 
 
 @contextmanager
@@ -179,11 +169,19 @@ def postgres_tree(_directory, trees) -> Iterator[asm.Client]:
 
 
 @contextmanager
-def artifacts_tree(trees, artifacts) -> Iterator[asm.Client]:
-    handle, _ = trees.handle(artifacts=artifacts)
+def artifacts_tree(trees, artifacts, *, inside=False) -> Iterator[asm.Client]:
+    handle, _ = trees.handle(artifacts=artifacts, inside=inside)
     yield handle
     for info in handle.list():
         handle.delete(info.key)
+
+
+def sqlite_inside(directory, trees):
+    return sqlite_tree(directory, trees, inside=True)
+
+
+def files_inside(_directory, trees):
+    return artifacts_tree(trees, FILES, inside=True)
 
 
 def files_tree(_directory, trees):
@@ -272,9 +270,7 @@ VARIANTS = {
         "memory": memory,
         "sqlite": sqlite,
         "postgres": postgres,
-        "memory inside": memory_inside,
         "sqlite inside": sqlite_inside,
-        "postgres inside": postgres_inside,
         "memory tree": memory_tree,
         "sqlite tree": sqlite_tree,
         "postgres tree": postgres_tree,
@@ -282,7 +278,7 @@ VARIANTS = {
     "artifact": {
         "files": files,
         "s3": s3,
-        "files inside": memory_inside,
+        "files inside": files_inside,
         "files tree": files_tree,
         "s3 tree": s3_tree,
         "custom tree": custom_tree,
