@@ -102,7 +102,7 @@ class FileReader(ArtifactReader):
         except BaseException:
             self.close()
             raise
-        super().__init__(self.info.byte_size)
+        super().__init__(self.info.byte_size, self.info.checksum_sha256)
         self._start = header_size(self.info.key)
 
     def close(self) -> None:

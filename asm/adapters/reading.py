@@ -20,11 +20,13 @@ class ArtifactReader(io.RawIOBase):
     nothing: there, it is noticed when the data is shorter or longer than it was, or is another artifact's.
 
     :param byte_size: of the data.
+    :param version: tells it from what the same key holds at other times.
     """
 
-    def __init__(self, byte_size: int) -> None:
+    def __init__(self, byte_size: int, version: str) -> None:
         super().__init__()
         self.byte_size = byte_size
+        self.version = version
         self._position = 0
         self._hash = hashlib.sha256()
         self._hashed = 0

@@ -16,12 +16,13 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from asm.client.aio_connection import Connection, within
 from asm.client.async_store import AsyncStore
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
+    OPEN,
     Late,
     Stale,
     check_retries,
@@ -39,7 +40,7 @@ from asm.client.files import Reading
 from asm.client.handles import Following, Script, Step, connecting, may_repeat, repeated
 from asm.core.forks import tell_of_forks
 from asm.core.values import Event
-from asm.operations import OPERATIONS, Operation
+from asm.operations import Operation
 from asm.wire.conversation import Broken, Outgoing
 from asm.wire.names import socket_path
 from asm.wire.streams import PIECE
@@ -47,8 +48,6 @@ from asm.wire.streams import PIECE
 __all__ = ["AsyncClient", "AsyncReader", "connect"]
 
 T = TypeVar("T")
-
-OPEN: Final = OPERATIONS["open"]
 
 
 def connect(
@@ -99,9 +98,8 @@ class AsyncReader:
         return b"".join([chunk async for chunk in self])
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Have the next read begin somewhere else; return where that is. The parameters are those of files."""
-        position: int = await self._run(self._reading.seek(offset, whence))
-        return position
+        """Have the next read begin somewhere else; return where that is. It takes and refuses what files do."""
+        return self._reading.seek(offset, whence)
 
     async def tell(self) -> int:
         """Return where the next read begins."""
@@ -223,8 +221,8 @@ class AsyncClient(AsyncStore):
     async def _close(self, pieces: AsyncGenerator[bytes, None]) -> None:
         await pieces.aclose()
 
-    async def _open_at(self, key: str, offset: int, checksum: str, seconds: float) -> tuple[bytes, AsyncGenerator[bytes, None]]:
-        pieces = self._download(outgoing(OPEN, {"key": key}, seconds, (offset, checksum)))
+    async def _open_at(self, key: str, offset: int, version: str, seconds: float) -> tuple[bytes, AsyncGenerator[bytes, None]]:
+        pieces = self._download(outgoing(OPEN, {"key": key}, seconds, (offset, version)))
         return await anext(pieces), pieces
 
     async def _dial(self, seconds: float) -> None:

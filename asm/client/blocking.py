@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TypeVar
 
 from asm.client.calling import (
     DEFAULT_TIMEOUT,
+    OPEN,
     Late,
     Stale,
     check_retries,
@@ -39,7 +40,7 @@ from asm.client.handles import Following, Handles, Script, Step, connecting, may
 from asm.core.errors import Error
 from asm.core.forks import tell_of_forks
 from asm.core.values import Event
-from asm.operations import OPERATIONS, Operation
+from asm.operations import Operation
 from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
 from asm.wire.conversation import Broken, Call, Outgoing
 from asm.wire.names import check_owner, socket_path
@@ -48,8 +49,6 @@ from asm.wire.streams import PIECE
 __all__ = ["Client", "connect"]
 
 T = TypeVar("T")
-
-OPEN: Final = OPERATIONS["open"]
 
 MAX_IDLE: Final = 64
 """How many unused connections a handle keeps."""
@@ -208,8 +207,8 @@ class Client(Handles, SessionStore, ArtifactStore, SessionQueries, Maintenance):
     def _close(self, pieces: Generator[bytes, None, None]) -> None:
         pieces.close()
 
-    def _open_at(self, key: str, offset: int, checksum: str, seconds: float) -> tuple[bytes, Generator[bytes, None, None]]:
-        pieces = self._download(outgoing(OPEN, {"key": key}, seconds, (offset, checksum)))
+    def _open_at(self, key: str, offset: int, version: str, seconds: float) -> tuple[bytes, Generator[bytes, None, None]]:
+        pieces = self._download(outgoing(OPEN, {"key": key}, seconds, (offset, version)))
         return next(pieces), pieces
 
     def _dial(self, seconds: float) -> Connection:

@@ -20,6 +20,7 @@ from asm.wire.streams import PIECE, counted
 __all__ = [
     "BUSY_SECONDS",
     "DEFAULT_TIMEOUT",
+    "OPEN",
     "Late",
     "Stale",
     "check_retries",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=type)
+
+OPEN: Final = OPERATIONS["open"]
 
 DEFAULT_TIMEOUT: Final = 5.0
 """How many seconds a call may take, unless told otherwise."""
@@ -124,7 +127,7 @@ def outgoing(operation: Operation, arguments: dict[str, Any], seconds: float, pa
             given = arguments | {name: first}
         else:
             given, rest = arguments | {name: None}, counted(chain([memoryview(first), second], pieces))
-    return Outgoing(operation, given, rest, seconds, part)
+    return Outgoing(operation, given, rest, seconds, part, info=operation is OPEN and part is None)
 
 
 def time_for(arguments: Mapping[str, Any], timeout: float) -> float:

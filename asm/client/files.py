@@ -1,7 +1,7 @@
 """Artifacts that are read as files, described once for both clients.
 
-They stream from the start. Who seeks, and reads on there, begins another stream at that place, which is refused if the artifact
-is not the one any more that it was when its size and checksum were first asked for.
+They stream from the start, in front of which stands which version was opened. Who seeks, and reads on there, begins another
+stream at that place and of that version, which is refused if it is not there any more: no file is a mixture of two.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from asm.client.handles import Script, Step
-from asm.core import checks
 from asm.core.errors import Error
-from asm.operations import OPERATIONS
+from asm.wire.messages import MessageError
+from asm.wire.streams import read_opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from asm.core.values import ArtifactInfo
-
 __all__ = ["File", "Reading"]
-
-STAT = OPERATIONS["stat"]
 
 
 class Reading:
@@ -32,6 +28,7 @@ class Reading:
     :param seconds: how many seconds each answer may take.
     :param first: the first bytes of the stream that was begun …
     :param pieces: … and what yields the others.
+    :raises Error: ``storage_read_failed`` when they do not say what was opened.
     """
 
     def __init__(self, key: str | None, seconds: float, first: bytes, pieces: Any) -> None:
@@ -40,69 +37,74 @@ class Reading:
         self.seekable = key is not None
         self._key = key or ""
         self._seconds = seconds
-        self._info: ArtifactInfo | None = None
-        self._at = 0  # where in the artifact the rest of the piece begins
-        self._rest = memoryview(first)
+        self._at = 0  # where in the artifact the piece begins
+        self._piece = memoryview(first)
         self._pieces = pieces
         self._failure: Error | None = None
+        self._size, self._version = 0, ""
+        if self.seekable:
+            try:
+                self._size, self._version, self._piece = read_opened(first)
+            except MessageError as error:
+                raise Error("storage_read_failed", f"the store does not say what it opened: {error}") from error
 
     def read(self, size: int) -> Script[bytes]:
         """Return up to so many bytes; none at the end."""
         if self._failure is not None:
             raise self._failure  # what comes after a failure is not the end
         try:
-            if not 0 <= self.position - self._at <= len(self._rest):
+            if not self._at <= self.position <= self._end:
+                if self.position >= self._size:
+                    return b""
                 yield from self._begin_anew()
-            self._rest, self._at = self._rest[self.position - self._at :], self.position
-            while not self._rest:
+            while self.position == self._end:
                 piece = yield _next(self._pieces)
                 if piece is None:
                     return b""
-                self._rest = memoryview(piece)
+                self._piece, self._at = memoryview(piece), self._end
         except Error as error:
             self._failure = error
             raise
-        data = bytes(self._rest[:size])
-        self._rest = self._rest[len(data) :]
-        self.position = self._at = self._at + len(data)
+        start = self.position - self._at
+        data = bytes(self._piece[start : start + size])
+        self.position += len(data)
         return data
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> Script[int]:
-        """Have the next read begin somewhere else; return where that is."""
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Have the next read begin somewhere else; return where that is.
+
+        :raises ValueError: for a place before the start, and an unknown ``whence``, as from any file.
+        :raises Error: why nothing can be read any more.
+        """
         if self._failure is not None:
             raise self._failure
         if not self.seekable:
             raise io.UnsupportedOperation("an export is read from its start to its end")
-        start = 0
-        if whence == os.SEEK_CUR:
-            start = self.position
-        elif whence == os.SEEK_END:
-            start = (yield from self._stat()).byte_size
-        elif whence != os.SEEK_SET:
-            checks.refuse("whence", f"must be 0, 1 or 2, not {whence!r}")
-        if start + offset < 0:
-            checks.refuse("offset", f"leads to {start + offset}, before the start")
-        self.position = start + offset
-        return self.position
+        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self._size}
+        if whence not in starts:
+            problem = f"whence must be 0, 1 or 2, not {whence!r}"
+            raise ValueError(problem)
+        if (position := starts[whence] + offset) < 0:
+            problem = f"there is nothing {-position} bytes before the start"
+            raise ValueError(problem)
+        self.position = position
+        return position
 
     def close(self) -> Step:
         """Refuse whatever is read from now on; return what lets go of the stream."""
         self._failure = self._failure or Error("stream_closed", "the artifact was closed; open it again")
         return _close(self._pieces)
 
+    @property
+    def _end(self) -> int:
+        """Where in the artifact the piece ends, and the rest of the stream begins."""
+        return self._at + len(self._piece)
+
     def _begin_anew(self) -> Script[None]:
         """Begin another stream at the position."""
-        info = yield from self._stat()
         yield _close(self._pieces)
-        self._at, self._rest = self.position, memoryview(b"")
-        if self.position < info.byte_size:
-            first, self._pieces = yield _open_at(self._key, self.position, info.checksum_sha256, self._seconds)
-            self._rest = memoryview(first)
-
-    def _stat(self) -> Script[ArtifactInfo]:
-        if self._info is None:
-            self._info = yield lambda handle: handle._once(STAT, {"key": self._key}, self._seconds)  # noqa: SLF001  # a step
-        return self._info
+        first, self._pieces = yield _open_at(self._key, self.position, self._version, self._seconds)
+        self._piece, self._at = memoryview(first), self.position
 
 
 class File(io.RawIOBase):
@@ -134,8 +136,7 @@ class File(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Have the next read begin somewhere else; return where that is."""
-        position: int = self._run(self._reading.seek(offset, whence))
-        return position
+        return self._reading.seek(offset, whence)
 
     def tell(self) -> int:
         """Return where the next read begins."""
@@ -156,5 +157,5 @@ def _close(pieces: Any) -> Step:
     return lambda handle: handle._close(pieces)  # noqa: SLF001  # as above
 
 
-def _open_at(key: str, offset: int, checksum: str, seconds: float) -> Step:
-    return lambda handle: handle._open_at(key, offset, checksum, seconds)  # noqa: SLF001  # as above
+def _open_at(key: str, offset: int, version: str, seconds: float) -> Step:
+    return lambda handle: handle._open_at(key, offset, version, seconds)  # noqa: SLF001  # as above

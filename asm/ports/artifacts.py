@@ -37,8 +37,10 @@ class ArtifactStore(Protocol):
     def open(self, key: Key) -> BinaryIO:
         """Return the bytes under the key as a readable, seekable binary file, which the caller closes.
 
+        All that it gives is what was there when it was opened, although the key may be replaced or deleted since.
+
         :raises Error: ``not_found``, and while reading ``storage_read_failed`` when they are not what was put, as far as can be
-            told from what was read.
+            told from what was read; with the reason ``changed`` when they are not there any more.
         """
         ...
 

@@ -29,6 +29,7 @@ from asm.processes.health import Health
 from asm.processes.limits import Limits
 from asm.processes.longpolls import LongPoll, LongPolls
 from asm.processes.loops import Loop
+from asm.processes.opening import Opener
 from asm.processes.peers import HEAD_BYTES, Call
 from asm.processes.streams import Download, Upload, read_pieces
 from asm.registry import operations_of
@@ -122,6 +123,7 @@ class Backend:
         self._has_failed = failed
         self._operations = operations_of(type(store))
         self._methods = {item.name: unchecked(store, item.name) for item in self._operations.values()}
+        self._opener = Opener(self._methods)
         self._rows = getattr(store, "rows", None)
         self._loop = Loop.running()
         self._in_loop = not getattr(store, "blocking", True)
@@ -264,31 +266,12 @@ class Backend:
             return self._failed(operation, cause)
         return self._encoded(answer, request, most)
 
-    def _open(self, request: _Request) -> BinaryIO:
-        """Open an artifact, at the place where its bytes are to begin. A ``get`` in pieces is an ``open``."""
+    def _open(self, request: _Request) -> tuple[bytes, BinaryIO]:
+        """Open what goes out in pieces; return what stands in front of it, and the file. A ``get`` in pieces is an ``open``."""
         operation, arguments, meta, _expires = request
-        if operation.contract != "artifact":
-            return self._methods[operation.name](**arguments)  # type: ignore[no-any-return]
-        wanted, offset = meta.get("checksum"), meta.get("offset", 0)
-        if type(offset) is not int or offset < 0 or not isinstance(wanted, str | None):
-            raise Error(
-                "validation_error", "offset must be a number of bytes, and checksum a text", details={"field": "offset"}
-            )
-        self._require_same(arguments, wanted)
-        file: BinaryIO = self._methods["open"](**arguments)
-        try:
-            self._require_same(arguments, wanted)  # between the two looks it was opened
-            _skip(file, offset)
-        except BaseException:
-            file.close()
-            raise
-        return file
-
-    def _require_same(self, arguments: dict[str, Any], checksum: str | None) -> None:
-        """Refuse to go on with an artifact that has been replaced."""
-        if checksum is not None and self._methods["stat"](**arguments).checksum_sha256 != checksum:
-            message = "the artifact was replaced while it was read; open it again"
-            raise Error("storage_read_failed", message, details={**arguments, "reason": "changed"})
+        if operation.contract == "artifact":
+            return self._opener.open(arguments, meta)
+        return b"", self._methods[operation.name](**arguments)
 
     # -- The answer
 
@@ -354,17 +337,6 @@ class Backend:
 
     def _where(self, operation: Operation) -> dict[str, str]:
         return {"backend": self._name, "operation": operation.name}
-
-
-def _skip(file: BinaryIO, offset: int) -> None:
-    """Go on in a file behind so many bytes. One that cannot seek is read up to there."""
-    if not offset:
-        return
-    if file.seekable():
-        file.seek(offset)
-        return
-    while offset > 0 and (read := file.read(min(offset, PIECE))):
-        offset -= len(read)
 
 
 def _too_large(size: int, limit: int) -> Error:

@@ -189,10 +189,10 @@ def cut(parts: Iterable[bytes]) -> Generator[bytes, None, None]:
     yield bytes(piece)
 
 
-def read_pieces(open_file: Callable[[], BinaryIO]) -> Generator[bytes, None, None]:
-    """Yield what is in a file in such pieces: the end is noticed together with the last one."""
-    piece = b""
-    with contextlib.closing(open_file()) as file:
+def read_pieces(open_file: Callable[[], tuple[bytes, BinaryIO]]) -> Generator[bytes, None, None]:
+    """Yield what stands in front of a file, and what is in it, in such pieces. The end is noticed together with the last."""
+    piece, opened = open_file()
+    with contextlib.closing(opened) as file:
         while read := file.read(PIECE - len(piece)):
             piece = piece + read if piece else read
             if len(piece) == PIECE:

@@ -22,6 +22,7 @@ from asm.testing.runs import Runs
 from asm.testing.searching_events import SearchingEvents
 from asm.testing.searching_runs import SearchingRuns
 from asm.testing.searching_sessions import SearchingSessions
+from asm.testing.seeking import Seeking
 from asm.testing.sessions import Sessions
 from asm.testing.streams import Streams
 from asm.testing.summing import Summing
@@ -36,7 +37,7 @@ class SessionStoreContract(Sessions, Runs, Appending, Flushing, Reading, Waiting
     contract: ClassVar[str] = "session"
 
 
-class ArtifactStoreContract(Artifacts, Keys, Streams, Listing, Prefixes):
+class ArtifactStoreContract(Artifacts, Keys, Streams, Seeking, Listing, Prefixes):
     """What an artifact store must do. Give the class a fixture ``store`` that makes an empty one."""
 
     contract: ClassVar[str] = "artifact"

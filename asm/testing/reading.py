@@ -24,6 +24,8 @@ from asm.testing.samples import (
 
 __all__ = ["Reading"]
 
+MIB = 1024 * 1024
+
 TYPES = ["message_sent", "message_received", "tool_call_started"]
 
 
@@ -220,6 +222,12 @@ class Reading:
         with refused("validation_error"):
             store.get_events("ses", last=1, wait_timeout_ms=1)
         all_refused("validation_error", lambda bad: store.get_events("ses", last=bad), INVALID_LIMITS)
+
+    def test_a_session_is_read_whole_however_large_it_is(self, store: SessionStore) -> None:
+        """Also when no single message between processes may hold it."""
+        large = [event(data={"text": f"{number:02}" * (MIB // 2)}) for number in range(17)]
+        stored = store.append_events(large[:9]) + store.append_events(large[9:])
+        assert store.get_events("ses") == stored
 
     def test_what_is_no_id_of_an_events_session_is_refused(self, store: SessionStore) -> None:
         """``validation_error``, and so is a run's and a request's."""

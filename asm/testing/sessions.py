@@ -187,6 +187,13 @@ class Sessions:
         assert store.list_sessions(limit=HUGE) == saved
         assert store.list_sessions(status="active", limit=2, offset=1) == [saved[3], saved[5]]
 
+    def test_sessions_are_listed_however_large_they_are(self, store: SessionStore) -> None:
+        """Also when no single message between processes may hold them."""
+        saved = [session(created_at=at(number), metadata={"text": f"{number}" * 6_000_000}) for number in range(3)]
+        for item in saved:
+            store.save_session(item)
+        assert store.list_sessions() == saved
+
     def test_a_filter_of_none_does_not_filter_sessions(self, store: SessionStore) -> None:
         """``None`` is as good as not given."""
         store.save_session(session())

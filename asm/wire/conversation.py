@@ -277,7 +277,9 @@ class Outgoing(NamedTuple):
     seconds: float
     """How long each answer, and each step of a stream, may take."""
     part: tuple[int, str] | None = None
-    """From which byte on to read an artifact, and its checksum, if not from the first."""
+    """From which byte on to read an artifact, and of which version, where another stream of it was begun before."""
+    info: bool = False
+    """Whether to be told in front of an artifact which version of it comes."""
 
     def row(self, rows: Rows | None, piece: bytes) -> Rows:
         """Take the next bytes of a result that comes in pieces; return what holds them.
@@ -324,6 +326,7 @@ class Conversation(Caller[Call]):
             stream=upload or pieces,
             numbers=operation.sent_events is not None,
             waits=bool(given.get("wait_timeout_ms")),
+            info=outgo.info,
             part=outgo.part,
         )
         return call, self.request(call, operation.method, meta, encode_arguments(operation, given))
@@ -365,12 +368,11 @@ class Conversation(Caller[Call]):
 
 
 @functools.lru_cache(maxsize=256)
-def _meta(timeout_ms: int, *, stream: bool, numbers: bool, waits: bool, part: tuple[int, str] | None) -> bytes:
+def _meta(timeout_ms: int, *, part: tuple[int, str] | None, **wishes: bool) -> bytes:
     """Return the meta of a request, encoded."""
-    wishes = {"stream": stream, "numbers": numbers, "waits": waits}
     meta: dict[str, Any] = {"timeout_ms": timeout_ms} | {name: True for name, wanted in wishes.items() if wanted}
     if part is not None:
-        meta |= {"offset": part[0], "checksum": part[1]}
+        meta |= {"offset": part[0], "version": part[1]}
     return packed(meta)
 
 

@@ -7,8 +7,9 @@
     response  [1, 7, nil, nil]
 
 A ``get`` or ``open`` whose meta says ``stream`` is answered the same way in the other direction, with the last bytes and
-their number in all, ``[bin, n]``, as the result: what fits into one chunk comes in the response itself. Who receives counts:
-a stream of which a part was lost on its way must not pass for a whole. A stream is a call in flight like any other:
+their number in all, ``[bin, n]``, as the result: what fits into one chunk comes in the response itself. In front of the
+bytes stands what was opened, if the meta says ``info``, so that another stream can be had of the same. Who receives counts: a
+stream of which a part was lost on its way must not pass for a whole. A stream is a call in flight like any other:
 cancelling the call, closing the connection, and the end of a process end it.
 
 :class:`Sending` and :class:`Receiving` count the bytes at either end of a stream, on either side.
@@ -19,7 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from asm.wire.messages import MessageError, Packer, decode_checked, read_uint
+import msgpack
+
+from asm.wire.messages import MessageError, Packer, decode_checked, packed, read_uint
 
 __all__ = [
     "CHUNK",
@@ -31,6 +34,8 @@ __all__ = [
     "chunk",
     "counted",
     "more",
+    "opened",
+    "read_opened",
     "read_stream",
     "relayed",
     "streamed",
@@ -151,6 +156,30 @@ def read_stream(body: bytes, rest_at: int) -> Any:
     if isinstance(rest, bytes) or (type(rest) is int and rest >= 0):
         return rest
     raise MessageError("a stream carries bytes, or lets a number of them come")
+
+
+def opened(byte_size: int, version: str) -> bytes:
+    """Return what says, in front of the bytes of an artifact, what was opened.
+
+    :param version: tells it from what the same key holds at other times.
+    """
+    return packed({"byte_size": byte_size, "version": version})
+
+
+def read_opened(piece: bytes) -> tuple[int, str, memoryview]:
+    """Read what stands in front of the bytes of an artifact; return its size, its version, and the bytes.
+
+    :raises MessageError: when it is nothing like that.
+    """
+    unpacker = msgpack.Unpacker()
+    try:
+        unpacker.feed(piece)
+        match unpacker.unpack():
+            case {"byte_size": int() as byte_size, "version": str() as version} if byte_size >= 0:
+                return byte_size, version, memoryview(piece)[unpacker.tell() :]
+    except (ValueError, msgpack.UnpackException) as error:
+        raise MessageError(f"what was opened is not said in MessagePack: {type(error).__name__}: {error}") from error
+    raise MessageError("what was opened is said as a map with byte_size and version")
 
 
 def _bin_head(size: int) -> bytes:

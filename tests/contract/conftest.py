@@ -4,8 +4,10 @@ A variant is a context manager that makes an empty store, given a directory and 
 To add one, write the function and name it in ``VARIANTS``; the whole suite of its contract runs on it.
 """
 
+import asyncio
 import contextlib
 import functools
+import io
 import os
 import re
 import shutil
@@ -14,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,7 @@ from pathlib import Path
 import pytest
 
 import asm
+import asm.aio
 from asm import FileArtifactStore, InMemorySessionStore, S3ArtifactStore, SqlSessionStore
 from asm.adapters.sql.tables import METADATA
 
@@ -184,6 +188,70 @@ def files_tree(_directory, trees):
     return artifacts_tree(trees, FILES)
 
 
+class Awaited(io.RawIOBase):
+    """What ``open`` returns with asyncio, as a file.
+
+    :param wait: runs a coroutine to its end.
+    """
+
+    def __init__(self, reader, wait):
+        self._reader, self._wait = reader, wait
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = self._wait(self._reader.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        return self._wait(self._reader.seek(offset, whence))
+
+    def tell(self):
+        return self._wait(self._reader.tell())
+
+    def close(self):
+        if not self.closed:
+            self._wait(self._reader.aclose())
+        super().close()
+
+
+class Opening:
+    """A handle whose ``open`` is that of an asyncio handle."""
+
+    def __init__(self, handle, reading, loop):
+        self._handle, self._reading, self._loop = handle, reading, loop
+
+    def __getattr__(self, name):
+        return getattr(self._handle, name)
+
+    def open(self, key):
+        return io.BufferedReader(Awaited(self._wait(self._reading.open(key)), self._wait))
+
+    def _wait(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+
+@contextmanager
+def files_tree_with_asyncio(directory, trees) -> Iterator[Opening]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        with files_tree(directory, trees) as handle:
+            reading = asm.aio.connect(handle.name, runtime_dir=Path(handle.path).parent)
+            yield Opening(handle, reading, loop)
+            asyncio.run_coroutine_threadsafe(reading.aclose(), loop).result(PATIENCE)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()
+
+
 def s3_tree(_directory, trees):
     return artifacts_tree(trees, trees.s3)
 
@@ -215,10 +283,7 @@ VARIANTS = {
         "s3 tree": s3_tree,
         "custom tree": custom_tree,
     },
-    "artifact here": {
-        "files": files,
-        "s3": s3,
-    },
+    "artifact with asyncio": {"files tree": files_tree_with_asyncio},
 }
 
 

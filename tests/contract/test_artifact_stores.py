@@ -1,12 +1,13 @@
 from asm.testing import ArtifactStoreContract
 from asm.testing.seeking import Seeking
+from asm.testing.streams import Streams
 
 
 class TestArtifactStores(ArtifactStoreContract):
     """The suite, on every artifact store."""
 
 
-class TestSeekingInAStore(Seeking):
-    """Seeking, in every artifact store that is used without a process."""
+class TestReadersWithAsyncio(Streams, Seeking):
+    """What the suite says of files, of those of an asyncio handle."""
 
-    contract = "artifact here"
+    contract = "artifact with asyncio"

@@ -22,6 +22,7 @@ import asm
 import asm.aio
 from asm.client.blocking import Client
 from asm.core.errors import Error
+from asm.wire.streams import opened
 
 PATIENCE = 60.0
 COUNTING = Path(__file__).parent / "programs" / "counting.py"
@@ -350,6 +351,27 @@ def test_a_save_whose_outcome_is_unknown_is_looked_up(runtime_dir, how):
         assert len(saved) == saves
 
 
+def test_an_export_is_read_from_its_start_to_its_end(memory_tree):
+    async def scenario():
+        async with memory_tree.aconnect() as store, await store.export_session("ses_1") as file:
+            assert await file.read(10) == exported[:10]
+            with pytest.raises(io.UnsupportedOperation):
+                await file.seek(0)
+            assert (await file.tell(), await file.read()) == (10, exported[10:])
+
+    with memory_tree.connect() as store:
+        for number in range(5):
+            store.append_event(event(f"{number}" * PIECE))
+        with store.export_session("ses_1") as file:
+            assert not file.seekable()
+            exported = file.read(10)
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+            exported += file.read()
+    assert len(exported) > 5 * PIECE
+    asyncio.run(scenario())
+
+
 class Artifact:
     """Serves one artifact, also from somewhere in it, as long as it is the same."""
 
@@ -362,13 +384,11 @@ class Artifact:
             _kind, msgid, method, (meta, _arguments) = wire.request()
             checksum = sha256(self.data).hexdigest()
             self.asked.append((method.partition(".")[2], meta.get("offset")))
-            if method == "artifact.stat":
-                info = asm.ArtifactInfo(key="k", byte_size=len(self.data), checksum_sha256=checksum, updated_at=WHEN)
-                wire.answer(msgid, info.held_fields())
-            elif meta.get("checksum", checksum) != checksum:
+            if meta.get("version", checksum) != checksum:
                 wire.fail(msgid, Error("storage_read_failed", "changed", details={"reason": "changed"}))
             else:
-                self.send(wire, msgid, self.data[meta.get("offset", 0) :])
+                head = opened(len(self.data), checksum) if meta.get("info") else b""
+                self.send(wire, msgid, head + self.data[meta.get("offset", 0) :])
 
     @staticmethod
     def send(wire, msgid, data):
@@ -399,7 +419,7 @@ def test_an_archive_is_read_where_it_lies(runtime_dir):
         with store.open("k") as file, zipfile.ZipFile(file) as reading:
             assert reading.namelist() == ["0", "1", "2", "3"]
             assert reading.read("2") == DATA
-    assert artifact.asked.count(("stat", None)) == 1
+    assert artifact.asked.count(("open", None)) == 1
 
 
 def test_a_file_is_read_from_anywhere(runtime_dir):
@@ -431,8 +451,10 @@ def test_a_file_is_read_from_anywhere_with_asyncio(runtime_dir):
             assert (await file.seek(-3, 2), await file.read()) == (len(DATA) - 3, DATA[-3:])
             assert (await file.seek(3_000_001), await file.read(7)) == (3_000_001, DATA[3_000_001:3_000_008])
             assert (await file.seek(0), await file.read()) == (0, DATA)
-            with pytest.raises(asm.ValidationError):
-                await file.seek(-1)
+            for place, whence in ((-1, 0), (-len(DATA) - 1, 2), (-len(DATA) - 1, 1), (0, 5)):
+                with pytest.raises(ValueError, match=r"before the start|whence"):
+                    await file.seek(place, whence)
+            assert await file.tell() == len(DATA)
             artifact.data = DATA[::-1]
             await file.seek(5)
             with pytest.raises(asm.StorageError) as caught:

@@ -10,7 +10,7 @@ from raw import connected, receive
 
 import asm
 from asm.wire.frames import frame
-from asm.wire.streams import PIECE, WINDOW
+from asm.wire.streams import PIECE, WINDOW, read_opened
 
 MIB = 1024 * 1024
 
@@ -129,16 +129,20 @@ def test_an_artifact_can_be_read_from_any_byte_on_as_long_as_it_is_the_same(tree
     data = os.urandom(3 * PIECE + 5)
     with connected(tree, name) as connection, tree.connect() as store:
         store.put("key", data)
-        checksum = store.stat("key").checksum_sha256
+        pieces, (last, size) = drain(ask(connection, "artifact.open", {"stream": True, "info": True}, {"key": "key"}))
+        byte_size, version, rest = read_opened(b"".join([*pieces, last]))
+        assert (byte_size, rest) == (len(data), data)
+        assert size == len(b"".join([*pieces, last]))
         for offset in (0, 1, PIECE, 2 * PIECE + 5, len(data), len(data) + 1):
-            meta = {"stream": True, "offset": offset, "checksum": checksum}
+            meta = {"stream": True, "offset": offset, "version": version}
             pieces, (last, size) = drain(ask(connection, "artifact.open", meta, {"key": "key"}))
             assert b"".join([*pieces, last]) == data[offset:]
             assert size == len(data[offset:])
-        store.put("key", data[::-1])
-        with pytest.raises(asm.StorageError) as caught:
-            drain(ask(connection, "artifact.open", meta, {"key": "key"}))
-        assert (caught.value.code, caught.value.details["reason"]) == ("storage_read_failed", "changed")
-        for wrong in ({"offset": -1}, {"offset": "1"}, {"offset": 1, "checksum": 5}):
+        for change in (lambda: store.put("key", data[::-1]), lambda: store.delete("key")):
+            change()
+            with pytest.raises(asm.StorageError) as caught:
+                drain(ask(connection, "artifact.open", meta, {"key": "key"}))
+            assert (caught.value.code, caught.value.details["reason"]) == ("storage_read_failed", "changed")
+        for wrong in ({"offset": -1}, {"offset": "1"}, {"offset": 1, "version": 5}):
             with pytest.raises(asm.ValidationError):
                 drain(ask(connection, "artifact.open", {"stream": True} | wrong, {"key": "key"}))

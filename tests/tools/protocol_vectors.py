@@ -10,7 +10,7 @@ from asm.operations import OPERATIONS
 from asm.wire.calls import encode_arguments, encode_result
 from asm.wire.frames import frame
 from asm.wire.messages import CANCEL, MALFORMED, PROTOCOL, Packer, decode, packed
-from asm.wire.streams import chunk, more
+from asm.wire.streams import chunk, more, opened
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 APPEND = OPERATIONS["append_event_with_sequence"]
@@ -50,7 +50,9 @@ def vectors() -> list[bytes]:
         packer.result(8, [rows[100:] + packed("next"), len(rows) + 5]),
         packer.request(9, "query.search_events", {"session_ids": ["ses_2"]}, {"stream": True}),
         packer.result(9, encode_result(SEARCH, Page([], None))),
-        packer.request(10, "artifact.open", {"key": "patch-2"}, {"stream": True, "offset": 3, "checksum": "5e" * 32}),
+        packer.request(11, "artifact.open", {"key": "patch-2"}, {"stream": True, "info": True}),
+        packer.result(11, [opened(5, "5e5e") + b"piece", len(opened(5, "5e5e")) + 5]),
+        packer.request(10, "artifact.open", {"key": "patch-2"}, {"stream": True, "offset": 3, "version": "5e5e"}),
         packer.result(10, [b"ce", 2]),
         packer.refusal(Error("storage_error", "full", details={"reason": "overloaded"}, timestamp=WHEN)),
         packer.notification(CANCEL, [3]),

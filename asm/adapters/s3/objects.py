@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import secrets
 import struct
 import zlib
 from collections.abc import Callable
@@ -152,6 +153,7 @@ class ObjectReader(ArtifactReader):
 
     :param body: what the service sends, with ``read`` and ``close``.
     :param total: the size of the object in bytes.
+    :param tag: the service's, of the object as it is; ``None`` when it gives none.
     :param key: the key that it must be of.
     :param name: the object's, for messages.
     :param reading: turns what ``read`` raises into an :class:`Error`.
@@ -163,6 +165,7 @@ class ObjectReader(ArtifactReader):
         self,
         body: Any,
         total: int,
+        tag: str | None,
         *,
         key: str,
         name: str,
@@ -172,7 +175,7 @@ class ObjectReader(ArtifactReader):
         self._body, self._total, self._key, self._name = body, total, key, name
         self._reading, self._resume = reading, resume
         self._sent = self._resumed_at = 0  # up to which byte the body was read, and where it was taken up again
-        super().__init__(total - trailer_size(key))
+        super().__init__(total - trailer_size(key), tag or secrets.token_hex())  # what has no name is never the same again
         if self.byte_size < 0:
             self.close()
             raise damaged(name, "it does not end as an artifact's object does")

@@ -265,7 +265,7 @@ class S3ArtifactStore(Adapter):
             return None
 
         return ObjectReader(
-            answer["Body"], answer["ContentLength"], key=key, name=name, reading=lambda: self._naming(doing), resume=resume
+            answer["Body"], answer["ContentLength"], tag, key=key, name=name, reading=lambda: self._naming(doing), resume=resume
         )
 
     def _get(self, name: str, doing: str, **arguments: Any) -> Any:

@@ -603,6 +603,50 @@ class KnowsNoChecksum(FileArtifactStore):
         return dataclasses.replace(super().stat(key), checksum_sha256="0" * 64)
 
 
+class Rereading(io.RawIOBase):
+    """A file that opens its artifact anew wherever it is to be read."""
+
+    def __init__(self, store, key):
+        self._store, self._key, self._place = store, key, 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        with self._file() as file:
+            self._place = file.seek(offset, whence)
+        return self._place
+
+    def readinto(self, buffer):
+        with self._file() as file:
+            count = file.readinto(buffer)
+        self._place += count
+        return count
+
+    def _file(self):
+        file = FileArtifactStore.open(self._store, self._key)
+        file.seek(self._place)
+        return file
+
+
+@breaks("open: of one version", contracts.Seeking)
+class MixesVersions(FileArtifactStore):
+    def open(self, key):
+        super().open(key).close()
+        return io.BufferedReader(Rereading(self, key))
+
+
+@breaks("open: from anywhere", contracts.Seeking)
+class ReadsOnlyOn(FileArtifactStore):
+    def open(self, key):
+        file = super().open(key)
+        file.raw.seek = lambda offset, _whence=io.SEEK_SET: offset
+        return file
+
+
 @breaks("keys: told apart to the last character", contracts.Keys)
 class IgnoresCase(FileArtifactStore):
     def put(self, key, data):

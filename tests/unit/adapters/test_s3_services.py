@@ -18,8 +18,10 @@ from asm.adapters import S3ArtifactStore
 from asm.adapters.s3 import client, objects
 from asm.core.errors import Error
 from asm.core.values import ArtifactInfo
+from asm.processes.opening import Opener
 from asm.testing.artifacts import content
 from asm.testing.samples import refused
+from asm.wire.streams import read_opened
 
 MIB = 1024 * 1024
 
@@ -317,6 +319,25 @@ def test_a_seek_asks_for_nothing_and_the_read_after_it_for_the_rest(aws):
             file.seek(70_000)
             with refused("storage_read_failed", reason="changed"):
                 file.read()
+
+
+def test_to_tell_the_version_of_what_is_opened_asks_for_nothing_more(aws):
+    data = content(80_000)
+    slipping = Slipping(data)
+    with service(slipping) as url, S3ArtifactStore(bucket="mine", endpoint_url=url, max_attempts=1) as store:
+        opener = Opener({"open": store.open, "stat": store.stat})
+        head, file = opener.open({"key": "key"}, {"info": True})
+        with file:
+            assert file.read() == data
+        assert slipping.ranges == [0]
+        size, version, _ = read_opened(head)
+        assert size == len(data)
+        with opener.open({"key": "key"}, {"offset": 70_000, "version": version})[1] as file:
+            assert file.read() == data[70_000:]
+        assert slipping.ranges == [0, 0, 70_000]
+        slipping.tags = ["two"]
+        with refused("storage_read_failed", reason="changed"):
+            opener.open({"key": "key"}, {"offset": 70_000, "version": version})
 
 
 def test_an_empty_object_that_is_not_ours(aws):

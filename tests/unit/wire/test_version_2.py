@@ -17,6 +17,7 @@ from asm.wire.calls import Rows, decode_arguments, decode_params, decode_result
 from asm.wire.conversation import Call, Conversation
 from asm.wire.frames import Splitter
 from asm.wire.messages import PROTOCOL, REQUEST, read_head, read_meta
+from asm.wire.streams import read_opened
 
 COPY = Path(__file__).with_name("vectors_of_version_2.txt")
 TOOL = Path(__file__).parents[2] / "tools" / "protocol_vectors.py"
@@ -58,7 +59,8 @@ def test_what_version_2_asks_is_still_understood():
     assert asked[6][2] == {"numbers": True}
     assert asked[7][2].keys() == {"stream", "traceparent"}
     assert asked[8][:2] == ("search_events", OPERATIONS["search_events"].bind((), {"session_ids": ["ses_1"]}))
-    assert asked[10][2] == {"stream": True, "offset": 3, "checksum": "5e" * 32}
+    assert asked[11][2] == {"stream": True, "info": True}
+    assert asked[10][2] == {"stream": True, "offset": 3, "version": "5e5e"}
 
 
 def answered(msgid, **kinds):
@@ -108,6 +110,7 @@ def test_what_version_2_says_of_errors_streams_and_itself_is_still_understood():
         answered(1).outcome()
     assert caught.value.details == {"session_id": "ses_1"}
     assert answered(4).outcome()["protocol"] == 2
+    assert read_opened(answered(11, pieces=True).last_piece()) == (5, "5e5e", b"piece")
     assert answered(10, pieces=True).last_piece() == b"ce"
     conversation = Conversation(None)
     conversation.receive(next(frame for frame in FRAMES if b"refused" in frame))
