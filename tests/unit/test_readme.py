@@ -34,7 +34,8 @@ def test_every_example_is_python(code):
 
 def test_a_tree_of_its_own_and_its_use(tmp_path):
     """The part with ``start_link``, and what a program does with the name that it serves."""
-    use = textwrap.indent(block("with asm.connect"), "    ")  # in a scope of its own: it has a variable of the same name
+    more = textwrap.indent(block("store.follow") + block("store.search_sessions"), "    ")
+    use = textwrap.indent(block("with asm.connect") + more, "    ")  # in a scope of its own: it has a variable of the same name
     (tmp_path / "example.py").write_text(block("CompositeSessionStore.start_link") + f"\n\ndef use():\n{use}\n\nuse()\n")
     ran = run("example.py", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
