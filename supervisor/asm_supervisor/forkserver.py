@@ -73,7 +73,7 @@ class ForkServer:
                     executable = spawn.get_executable()
                     self.pid: int = util.spawnv_passfds(executable, [executable, *flags, "-c", command], [theirs.fileno()])
                 failed.pop_all()
-            self._pidfd = os.pidfd_open(self.pid)
+            self._pidfd: int | None = os.pidfd_open(self.pid)
             self._owner = os.getpid()
             forks.close_in_forks(self)
         self._sending = threading.Lock()
@@ -81,7 +81,7 @@ class ForkServer:
     @property
     def alive(self) -> bool:
         """Whether it is there, and was started by this very process."""
-        return self._owner == os.getpid() and not _is_readable(self._pidfd)
+        return self._pidfd is not None and self._owner == os.getpid() and not _is_readable(self._pidfd)
 
     def fork(self, name: str, function: Callable[..., None], arguments: Mapping[str, Any]) -> Forked:
         """Have a process forked that calls a function.
@@ -117,8 +117,9 @@ class ForkServer:
 
     def kill(self) -> None:
         """Kill it. Who waits for it in :meth:`fork`, in another thread, is told."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def stop(self) -> None:
         """Kill it, and take note of its end."""
@@ -132,11 +133,16 @@ class ForkServer:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the descriptors; also a fork's copies, which would let the fork server live as long as the fork."""
+        """Close the descriptors; also a fork's copies, which would let the fork server live as long as the fork.
+
+        A second call does nothing: by then somebody else may have the number of a descriptor.
+        """
         self._owner = 0
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
         with contextlib.suppress(OSError):
             self._pipe.close()
-            os.close(self._pidfd)
 
 
 class Forked:

@@ -44,22 +44,25 @@ def reasons(errors):
 def test_a_put_that_hangs_is_counted_until_it_comes_back_and_bounded(trees, tmp_path):
     """16 clients that try again and again. What they have given up is not kept, and more is refused once nothing goes on."""
     away = tmp_path / "away"
-    tree = trees(configuration(MEMORY, f'store = "misbehaving:Hanging"\nroot = "r"\naway = "{away}"')).wait_ready()
+    hanging = f'store = "misbehaving:Hanging"\nroot = "r"\naway = "{away}"'
+    tree = trees(configuration(MEMORY, hanging, more="[limits]\nbytes_untaken = 16_777_216")).wait_ready()
     data = os.urandom(200_000)
 
     async def insist(number, told):
-        async with tree.aconnect(timeout=0.05) as store:
-            while len(told) < 640 or not any(error.details.get("reason") == "overloaded" for error in told):
-                try:
-                    await store.put(f"key{number}", data)
-                except asm.Error as error:
-                    told.append(error)
+        store = tree.aconnect(timeout=0.05)
+        while len(told) < 640 or not any(error.details.get("reason") == "overloaded" for error in told):
+            try:
+                await store.put(f"key{number}", data)
+            except asm.Error as error:
+                told.append(error)
+        await store.aclose()
 
     async def scenario():
         told = []
         async with asyncio.timeout(2 * PATIENCE):
             await asyncio.gather(*(insist(number, told) for number in range(16)))
-        assert {error.code for error in told} == {"timeout", "storage_error"}
+        # On a busy machine not even connecting takes so little time.
+        assert {error.code for error in told} - {"storage_connection_failed"} == {"timeout", "storage_error"}
 
     with tree.connect() as store:
         store.put("before", data)

@@ -13,12 +13,13 @@ import asm.aio
 from asm.core.errors import Error
 from asm.wire.frames import frame
 from asm.wire.messages import PROTOCOL, Packer
-from asm.wire.streams import PIECE, WINDOW
+from asm.wire.streams import PIECE, WINDOW, opened
 
 SHORT = 0.3
 """How long a call may take that is to run out of time."""
 
 BIG = 3 * WINDOW
+OPENED = opened(BIG, "version")
 WHEN = msgpack.Timestamp(1_800_000_000)
 
 
@@ -246,7 +247,7 @@ def cut_in_a_stream(wire, msgid):
 
 @lost(read)
 def cut_in_a_stream_that_is_read(wire, msgid):
-    wire.chunk(msgid, bytes(PIECE))
+    wire.chunk(msgid, (OPENED + bytes(PIECE))[:PIECE])
 
 
 @lost(events)
@@ -326,7 +327,7 @@ def sent_in_pieces(wire, msgid):
 
 @situation(read, bytes(BIG))
 def read_in_pieces(wire, msgid):
-    send(wire, msgid, bytes(BIG))
+    send(wire, msgid, OPENED + bytes(BIG))
 
 
 @situation(read, "not_found")
