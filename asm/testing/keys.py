@@ -84,7 +84,9 @@ class Keys:
             store.delete(key)
             with refused("not_found"):
                 store.get(key)
-            assert len(store.list()) == len(KEYS) - number
+            if number % 10 == 0:
+                assert len(store.list()) == len(KEYS) - number
+        assert store.list() == []
 
     def test_what_is_no_key_is_refused(self, store: ArtifactStore) -> None:
         """``validation_error`` from every operation."""

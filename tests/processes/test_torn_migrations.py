@@ -154,10 +154,10 @@ class Migrations:
 
 
 @pytest.mark.parametrize("version", ["absent", "present"])
-def test_a_migration(forks, fuse, new_url, ahead, version):
+def test_a_migration(forks, fuse, new_url, ahead, version, campaign):
     migrations = Migrations(new_url, version, ahead)
     migrate = functools.partial(forks.call, "migrate", fuse=str(fuse))
-    killed_at_every_step(fuse, lambda _: migrations.attempt(migrate))
+    killed_at_every_step(fuse, lambda _: migrations.attempt(migrate), stride=1 if campaign else 3)
 
 
 @pytest.mark.parametrize("new_url", ["sqlite"], indirect=True)
