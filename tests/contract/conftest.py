@@ -6,7 +6,6 @@ To add one, write the function and name it in ``VARIANTS``; the whole suite of i
 
 import asyncio
 import contextlib
-import functools
 import io
 import os
 import re
@@ -94,11 +93,6 @@ class Trees:
             self._running[kind] = (process, handle, directory)
         return self._running[kind][1:]
 
-    @functools.cached_property
-    def s3(self) -> str:
-        """An artifact store in a bucket of its own."""
-        return f'store = "s3"\nbucket = "{self.s3_server.new_bucket()}"\nendpoint_url = "{self.s3_server.url}"'
-
     @contextmanager
     def empty_postgres(self) -> Iterator[str]:
         """The URL of a database with empty tables, on a server that is started when it is first asked for."""
@@ -160,12 +154,6 @@ def sqlite_tree(_directory, trees, *, inside=False) -> Iterator[asm.Client]:
     with contextlib.closing(sqlite3.connect(directory / "sessions.db", timeout=PATIENCE)) as database, database:
         for table in METADATA.tables:
             database.execute(f"DELETE FROM {table}")
-
-
-@contextmanager
-def postgres_tree(_directory, trees) -> Iterator[asm.Client]:
-    with trees.empty_postgres() as url:
-        yield trees.handle(f'store = "sql"\nurl = "{url}"')[0]
 
 
 @contextmanager
@@ -252,10 +240,6 @@ def files_tree_with_asyncio(directory, trees) -> Iterator[Opening]:
         loop.close()
 
 
-def s3_tree(_directory, trees):
-    return artifacts_tree(trees, trees.s3)
-
-
 def custom_tree(_directory, trees):
     return artifacts_tree(trees, 'store = "shelf:Shelf"')
 
@@ -273,14 +257,12 @@ VARIANTS = {
         "sqlite inside": sqlite_inside,
         "memory tree": memory_tree,
         "sqlite tree": sqlite_tree,
-        "postgres tree": postgres_tree,
     },
     "artifact": {
         "files": files,
         "s3": s3,
         "files inside": files_inside,
         "files tree": files_tree,
-        "s3 tree": s3_tree,
         "custom tree": custom_tree,
     },
     "artifact with asyncio": {"files tree": files_tree_with_asyncio},

@@ -147,7 +147,7 @@ def test_who_reads_is_not_cut_off_however_much_it_asks_for_at_once(trees):
 
     async def scenario():
         async with tree.aconnect(timeout=2 * PATIENCE) as store:
-            for _ in range(3):
+            for _ in range(2):
                 await asyncio.gather(*(store.get_latest_sequence("ses_1") for _ in range(60)))  # small answers are foreseen
                 answers = await asyncio.gather(*(store.get_events("ses_1") for _ in range(20)))
                 assert {len(events) for events in answers} == {800}

@@ -15,7 +15,7 @@ from asm.adapters import FileArtifactStore
 from asm.core.errors import Error
 from asm.testing.samples import refused
 
-KEYS = [str(number) for number in range(2000)]
+KEYS = [str(number) for number in range(700)]
 """So many that there is one in each directory."""
 
 

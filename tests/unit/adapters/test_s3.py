@@ -145,8 +145,9 @@ def test_stores_with_different_prefixes_share_nothing(place):
 # -- Lists --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_list_of_more_than_a_page(place, store):
-    keys = [f"run/{number:04}" for number in range(1003)]
+def test_a_list_of_more_than_a_page(place, store, monkeypatch):
+    monkeypatch.setattr(s3_store, "PAGE", 100)
+    keys = [f"run/{number:04}" for number in range(103)]
 
     def write(key):
         info = ArtifactInfo(key=key, byte_size=0, checksum_sha256=EMPTY, updated_at=datetime.now(UTC))
@@ -155,7 +156,7 @@ def test_a_list_of_more_than_a_page(place, store):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, keys))
     assert [info.key for info in store.list()] == keys
-    assert [info.key for info in store.list(after="run/0998")] == keys[999:]
+    assert [info.key for info in store.list(after="run/0098")] == keys[99:]
 
 
 def test_a_limited_list_asks_for_no_more(store, monkeypatch):
