@@ -119,7 +119,7 @@ def test_four_processes_that_update_one_run_lose_nothing(trees, config):
         counters = [count(tree, run, 25, *how) for how in ([], [], ["async"], ["async"])]
         if "memory" not in config:  # with which the run would be gone
             for name in ("dev.sessions", "MyApp.Store", "dev.sessions"):
-                seen = store.get_run(run.id).turn_count
+                seen = retried(store.get_run, run.id).turn_count
                 wait_for(lambda seen=seen: retried(store.get_run, run.id).turn_count > min(seen + 2, 99))
                 killed = tree.child(name)
                 killed.kill()
