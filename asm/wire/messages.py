@@ -41,7 +41,6 @@ __all__ = [
     "decode_checked",
     "decode_response",
     "error_code",
-    "is_response",
     "operation_name",
     "packed",
     "read_head",
@@ -127,11 +126,6 @@ def read_head(body: bytes) -> Head:
 def operation_name(method: bytes) -> str:
     """Return the name of an operation without that of its contract."""
     return method.rpartition(b".")[2].decode(errors="replace")
-
-
-def is_response(body: bytes) -> bool:
-    """Tell whether a message is a response, if it is a message at all."""
-    return body[:2] == b"\x94\x01"
 
 
 def request_head(msgid: int) -> bytes:

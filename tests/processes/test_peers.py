@@ -1,46 +1,17 @@
 """What a store does with peers that speak something else than it expects: they pay, and nobody else does."""
 
-import contextlib
 import os
-import socket
 import struct
 
 import msgpack
 import pytest
 from configurations import MEMORY, configuration
 from multiprocess.connection import Client
+from raw import connected, receive
 
 import asm
 from asm.operations import OPERATIONS
 from asm.wire.frames import MAX_FRAME, frame
-
-PATIENCE = 30.0
-
-
-@contextlib.contextmanager
-def raw(tree, name="MyApp.Store"):
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PATIENCE)
-        connection.connect(os.fspath(tree.runtime_dir / f"{name}.sock"))
-        yield connection
-
-
-def receive(connection):
-    """Return the next message; None at the end of the connection."""
-    with contextlib.suppress(ConnectionResetError):
-        if len(header := exactly(connection, 4)) == 4:
-            (size,) = struct.unpack("!i", header)
-            if len(body := exactly(connection, size)) == size:
-                return msgpack.unpackb(body, timestamp=3)
-    return None
-
-
-def exactly(connection, size):
-    """Return so many bytes, and nothing of the next message; fewer at the end of the connection."""
-    data = b""
-    while len(data) < size and (piece := connection.recv(size - len(data))):
-        data += piece
-    return data
 
 
 def request(msgid=1, method="get_latest_sequence", arguments=None, meta=None):
@@ -82,9 +53,9 @@ GARBAGE = {
 @pytest.mark.parametrize("name", ["MyApp.Store", "dev.sessions"])
 def test_what_cannot_be_understood_costs_its_sender_the_connection(tree, name):
     pids = {process.pid for process in tree.processes()}
-    with tree.connect() as store, raw(tree) as bystander:
+    with tree.connect() as store, connected(tree) as bystander:
         for what, data in GARBAGE.items():
-            with raw(tree, name) as connection:
+            with connected(tree, name) as connection:
                 connection.sendall(data)
                 assert receive(connection) is None, what
             assert store.get_latest_sequence("ses_1") == 0
@@ -115,7 +86,7 @@ REFUSED = {
 
 
 def test_what_is_wrong_is_answered_and_never_reaches_a_store(tree):
-    with raw(tree) as connection:
+    with connected(tree) as connection:
         for what, (message, code) in REFUSED.items():
             connection.sendall(frame(msgpack.packb(message)))
             _kind, msgid, error, result = receive(connection)
@@ -124,7 +95,7 @@ def test_what_is_wrong_is_answered_and_never_reaches_a_store(tree):
 
 def test_half_a_frame_blocks_nobody(tree):
     data = frame(msgpack.packb(request()))
-    with raw(tree) as half, tree.connect() as store:
+    with connected(tree) as half, tree.connect() as store:
         half.sendall(data[:7])
         assert store.get_latest_sequence("ses_1") == 0
         half.sendall(data[7:])
@@ -140,13 +111,13 @@ def test_the_frames_are_those_of_multiprocess(tree):
 
 @pytest.mark.parametrize("msgid", [0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1])
 def test_every_encoding_of_a_msgid(tree, msgid):
-    with raw(tree) as connection:
+    with connected(tree) as connection:
         connection.sendall(frame(msgpack.packb(request(msgid=msgid))))
         assert receive(connection) == [1, msgid, None, 0]
 
 
 def test_requests_in_one_piece_are_all_answered(tree):
-    with raw(tree) as connection:
+    with connected(tree) as connection:
         connection.sendall(b"".join(frame(msgpack.packb(request(msgid=msgid))) for msgid in range(500)))
         answered = set()
         data = b""
@@ -160,7 +131,7 @@ def test_requests_in_one_piece_are_all_answered(tree):
 
 def test_hello_says_who_answers(tree):
     for name, contracts in (("MyApp.Store", {"session", "artifact"}), ("dev.artifacts", {"artifact"})):
-        with raw(tree, name) as connection:
+        with connected(tree, name) as connection:
             connection.sendall(frame(msgpack.packb([0, 1, "hello", [{}, {}]])))
             answer = receive(connection)[3]
             assert (answer["name"], answer["protocol"]) == (name, 2)
@@ -169,7 +140,7 @@ def test_hello_says_who_answers(tree):
 
 
 def test_a_cancelled_call_is_not_answered(tree):
-    with raw(tree) as connection:
+    with connected(tree) as connection:
         wait = {"session_id": "ses_1", "wait_timeout_ms": 60_000}
         connection.sendall(frame(msgpack.packb(request(msgid=1, method="get_events", arguments=wait))))
         connection.sendall(frame(msgpack.packb([2, "cancel", [1]])))
@@ -183,7 +154,7 @@ def test_a_cancelled_call_is_not_answered(tree):
 
 @pytest.mark.parametrize("name", ["MyApp.Store", "dev.artifacts"])
 def test_an_upload_of_which_a_part_is_missing_leaves_the_old(tree, name):
-    with raw(tree, name) as connection, tree.connect() as store:
+    with connected(tree, name) as connection, tree.connect() as store:
         store.put("torn", b"old")
         connection.sendall(frame(msgpack.packb(request(method="put", arguments={"key": "torn"}, meta={"stream": True}))))
         connection.sendall(frame(msgpack.packb([2, "chunk", [1, b"abc"]])) + frame(msgpack.packb([2, "chunk", [1, 5]])))
@@ -203,7 +174,7 @@ def test_a_client_that_goes_leaves_nothing_behind(trees):
             process = tree.child(name)
             before = process.num_fds()
             for _ in range(20):
-                with raw(tree, name) as connection:
+                with connected(tree, name) as connection:
                     for msgid in range(10):
                         message = request(msgid=msgid, method="get_events", arguments=wait)
                         connection.sendall(frame(msgpack.packb(message)))
