@@ -154,8 +154,10 @@ class Server:
             self.connections += 1
             connection.settimeout(PATIENCE)
             self._open.append(connection)
-            self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
-            self._threads[-1].start()
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            thread.start()
+            # Only now: `wait_closed` joins what it finds here.
+            self._threads.append(thread)
 
     def _serve(self, connection):
         with connection:
