@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import logging
 import random
 import time
@@ -23,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from asm.core.errors import Error
+from asm.core.options import options_of
 from asm.processes import loops
 from asm.processes.backends import Backend, lanes
 from asm.processes.health import Health
@@ -78,7 +78,7 @@ class Hosted:
         limits: Limits | None = None,
     ) -> None:
         kind = load(store) if isinstance(store, str) else store
-        if recovers and CREATE in inspect.signature(kind).parameters:
+        if recovers and CREATE in options_of(kind).known:
             options = {**options, CREATE: False}
         self.name = name
         self.contract = contract_of(kind)
