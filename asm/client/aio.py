@@ -36,12 +36,13 @@ from asm.client.calling import (
     time_for,
     timed_out,
 )
+from asm.client.conversation import Outgoing
 from asm.client.files import Reading
 from asm.client.handles import Following, Script, Step, connecting, may_repeat, repeated
 from asm.core.forks import tell_of_forks
 from asm.core.values import Event
 from asm.operations import Operation
-from asm.wire.conversation import Broken, Outgoing
+from asm.wire.conversation import Broken
 from asm.wire.names import socket_path
 from asm.wire.streams import PIECE
 

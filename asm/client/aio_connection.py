@@ -17,7 +17,8 @@ from collections.abc import AsyncGenerator, Awaitable, Iterator
 from typing import Any, Final, TypeVar
 
 from asm.client.calling import BUSY_SECONDS, Late, Stale, reach
-from asm.wire.conversation import Broken, Call, Conversation, Outgoing
+from asm.client.conversation import Call, Conversation, Outgoing
+from asm.wire.conversation import Broken
 from asm.wire.names import check_owner
 
 __all__ = ["Connection", "within"]
@@ -129,7 +130,7 @@ class Connection:
 
     def abandon(self) -> None:
         """Let go of a connection whose loop is closed, or is another process's: nobody waits for it."""
-        self._conversation.end(Broken("the connection belongs to another process, or to an event loop that is closed"))
+        self._conversation.fail(Broken("the connection belongs to another process, or to an event loop that is closed"))
         self.is_open = False
         self._socket.close()
 
@@ -301,7 +302,7 @@ class Connection:
     def _lose(self, error: Broken) -> None:
         """End the connection, and tell everyone who waits."""
         if not self.is_lost:
-            for call in self._conversation.end(error):
+            for call in self._conversation.fail(error):
                 _wake(call.waiter, news=True)
             self._close()
 

@@ -35,6 +35,7 @@ from asm.client.calling import (
     whole,
 )
 from asm.client.connection import Connection
+from asm.client.conversation import Call, Outgoing
 from asm.client.files import File, Reading
 from asm.client.handles import Following, Handles, Script, Step, connecting, may_repeat, repeated
 from asm.core.errors import Error
@@ -42,7 +43,7 @@ from asm.core.forks import tell_of_forks
 from asm.core.values import Event
 from asm.operations import Operation
 from asm.ports import ArtifactStore, Maintenance, SessionQueries, SessionStore
-from asm.wire.conversation import Broken, Call, Outgoing
+from asm.wire.conversation import Broken
 from asm.wire.names import check_owner, socket_path
 from asm.wire.streams import PIECE
 

@@ -11,9 +11,10 @@ from itertools import chain
 from typing import Any, Final, TypeVar
 
 from asm.chunks import chunks
+from asm.client.conversation import Outgoing
 from asm.core.errors import Error
 from asm.operations import CONTRACTS, OPERATIONS, Operation
-from asm.wire.conversation import Broken, Outgoing
+from asm.wire.conversation import Broken
 from asm.wire.names import check_listener
 from asm.wire.streams import PIECE, counted
 

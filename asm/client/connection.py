@@ -2,7 +2,7 @@
 
     call ──► request ──► socket ──► response ──► result
 
-It writes what the conversation (:mod:`asm.wire.conversation`) has to say, reads what comes, and waits no longer than it may.
+It writes what the conversation (:mod:`asm.client.conversation`) has to say, reads what comes, and waits no longer than it may.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from asm.client.calling import BUSY_SECONDS, Late, Stale, reach
-from asm.wire.conversation import Broken, Call, Conversation
+from asm.client.conversation import Call, Conversation
+from asm.wire.conversation import Broken
 
 __all__ = ["Connection"]
 
@@ -127,12 +128,12 @@ class Connection:
         except (TimeoutError, BlockingIOError):
             raise Late from None
         except OSError as error:
-            self.conversation.end(Broken(str(error)))
+            self.conversation.fail(Broken(str(error)))
             return
         if data:
             self.conversation.receive(data)
         else:
-            self.conversation.end(Broken("the store closed the connection"))
+            self.conversation.fail(Broken("the store closed the connection"))
 
     def _read_what_came(self) -> None:
         """Take in what has arrived."""
@@ -167,7 +168,7 @@ class Connection:
         self._torn = True
         if isinstance(call.error, Broken) and not sent:
             raise Stale(str(error)) from error
-        self.conversation.end(Broken(str(error)))
+        self.conversation.fail(Broken(str(error)))
 
     def _limit(self, seconds: float) -> None:
         """Set how long the next system call may take. An interrupted one goes on with what is left of that time.

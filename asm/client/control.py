@@ -14,9 +14,10 @@ from typing import Any, Final, Self
 
 from asm.client.calling import Late
 from asm.client.connection import Connection
+from asm.client.conversation import Call
 from asm.core.errors import Error
 from asm.status import CONTROL, TreeStatus
-from asm.wire.conversation import Broken, Call
+from asm.wire.conversation import Broken
 from asm.wire.messages import HELLO, packed
 from asm.wire.names import check_owner, find_runtime_dir, socket_path
 

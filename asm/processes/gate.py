@@ -1,9 +1,9 @@
 """The gate: takes the connections that are made to a process, and tells where the calls go that come on them.
 
-    listening socket ──► Entrance ──► Accepted, Accepted, …  ──► Store.take
-                                          │   ▲
-                                          ▼   │ where to, and whether now
-                                     Gate, Admission
+    listening socket ──► Entrance ──► Peer, Peer, …  ──► Store.take
+                                       │   ▲
+                                       ▼   │ where to, and whether now
+                                    Gate, Admission
 
 What is decided in :mod:`asm.processes.admission` is done here: connections are turned away, calls that waited are begun and
 refused.
@@ -23,24 +23,18 @@ from asm._version import __version__
 from asm.core.errors import Error
 from asm.operations import METHODS
 from asm.processes.access import Access
-from asm.processes.accounts import Account, Client
 from asm.processes.admission import Admission
 from asm.processes.limits import Limits, overloaded
 from asm.processes.loops import Loop
 from asm.processes.peers import Call, Peer
 from asm.processes.roles import Route
-from asm.wire.calls import decode_params
 from asm.wire.credentials import credentials
-from asm.wire.messages import CANCEL, HELLO, PROTOCOL, Head, MessageError, decode_checked, operation_name, packed, result_head
-from asm.wire.streams import CHUNK, MORE
+from asm.wire.messages import HELLO, PROTOCOL, Head, MessageError, operation_name, packed
 
 __all__ = ["Entrance", "Gate", "unknown_operation"]
 
 BACKLOG: Final = 1024
 """How many connections may queue while the process is away or busy."""
-
-SMALL: Final = 64 * 1024
-"""Up to how many bytes a request that is no call is looked through. More would take its time, for nothing."""
 
 FLUSH_SECONDS: Final = 1.0
 """How long a client may take to read its last answers."""
@@ -88,16 +82,15 @@ class Gate:
 
     def accept(self) -> Peer:
         """Return what serves a connection that is about to be taken."""
-        return Accepted(self)
+        return Peer(self)
 
-    def enter(self, peer: Accepted, connection: socket.socket) -> None:
+    def enter(self, peer: Peer, connection: socket.socket) -> None:
         """Let a connection in, or turn it away."""
         pid = credentials(connection).pid
         self.peers.add(peer)
         refusal = self._access.refusal(connection, self.name)
         account, late = self.admission.connect(pid, peer) if refusal is None else (refusal, None)
         if isinstance(account, Error):
-            peer.account = Account(Client(pid), peer)
             peer.turn_away(account)
         else:
             peer.account = account
@@ -107,7 +100,7 @@ class Gate:
     def _full(self) -> Error:
         return overloaded(f"{self.name} has {self.admission.connections} connections")
 
-    # -- Receiver
+    # -- What a connection calls
 
     def route(self, peer: Peer, head: Head, body: bytes) -> Route | None:
         """Return where a call goes. A request that is none is answered here."""
@@ -116,21 +109,6 @@ class Gate:
             self._answer(peer, head, body)
             return None
         return route
-
-    def response(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Refuse a response: nothing was asked."""
-        raise MessageError("a response came without a request")
-
-    def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Cancel a call, or take the next bytes of one. Other notifications are for later versions, and mean nothing here."""
-        if head.method in (CHUNK, MORE):
-            peer.carry(head, body)
-        elif head.method == CANCEL:
-            params = decode_checked(body, head.params_at)
-            if type(params) is list and len(params) == 1 and type(params[0]) is int:
-                peer.cancel(params[0])
-            else:
-                raise MessageError("cancel takes [msgid]")
 
     def lost(self, peer: Peer) -> None:
         """Forget a connection."""
@@ -162,9 +140,9 @@ class Gate:
         assert self.refuses is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._until(lambda: not any(peer.calls for peer in self.peers))
+                await self._until(lambda: not any(peer.callee.calls for peer in self.peers))
         for peer in list(self.peers):
-            for call in list(peer.calls.values()):
+            for call in list(peer.callee.calls.values()):
                 call.stop(self.refuses(call.head.method))
             peer.close()
         with contextlib.suppress(TimeoutError):
@@ -192,12 +170,11 @@ class Gate:
     def _answer(self, peer: Peer, head: Head, body: bytes) -> None:
         """Answer a request that is no call: one of who serves here, or one that cannot be made."""
         try:
-            _meta, arguments = decode_params(body, head) if len(body) <= SMALL else ({}, {})
+            arguments = peer.callee.read(head, body)
         except MessageError:
             peer.malformed(head.msgid)
             return
         if head.method == HELLO:
-            peer.is_relay = arguments.get("relay") is True
             said = arguments.get("tree")
             if self._key is not None and isinstance(said, str) and hmac.compare_digest(said.encode(), self._key.encode()):
                 peer.be_of_our_tree()
@@ -205,27 +182,11 @@ class Gate:
             peer.turn_away(self._full())
         elif head.method == HELLO:
             answer = {"name": self.name, "protocol": PROTOCOL, "version": __version__, "contracts": list(self.contracts)}
-            peer.send(result_head(head.msgid), packed(answer))
+            peer.send(*peer.callee.answer(head.msgid, packed(answer)))
         elif self.refuses is not None:
             peer.refuse_call(head.msgid, self.refuses(head.method))
         else:
             peer.refuse_call(head.msgid, unknown_operation(self.name, head.method, self.routes))
-
-
-class Accepted(Peer):
-    """A connection that somebody made to us.
-
-    :param gate: what lets it in.
-    """
-
-    def __init__(self, gate: Gate) -> None:
-        super().__init__(gate, gate.admission)
-        self._gate = gate
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, or turn away who may not connect."""
-        super().connection_made(transport)
-        self._gate.enter(self, transport.get_extra_info("socket"))
 
 
 class Entrance:

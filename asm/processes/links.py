@@ -1,11 +1,11 @@
 """Links: how a composite reaches a running store.
 
-    call ──► Link: an id of its own ──► Peer ──► the store
-    answer ◄── whose call was it? ◄──── Peer ◄──┘   lost: every call in flight is answered at once
-                 Dialer: connects, says hello, and again whenever the connection is lost
+    call ──► Link ──► Wire: an id of its own ──► the store
+    answer ◄───────── Wire: whose call was it? ◄──┘     lost: every call in flight is answered at once
+              Dialer: connects, says hello, and again whenever the connection is lost
 
-A link never waits and decodes nothing but the head of a message: it writes an id of its own in front, passes the rest on as it
-is, and remembers whose call it was.
+A link never waits and decodes nothing but the head of a message: it has an id of its own written in front, and passes the rest
+on as it is. Which call an answer is for is known to the engine (:mod:`asm.wire.conversation`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,14 @@ from typing import Any, Final
 
 from asm.core.errors import Error
 from asm.operations import METHODS, OPTIONAL
-from asm.processes.accounts import Lane
-from asm.processes.admission import Admission
+from asm.processes.accounts import Account, Client, Lane
 from asm.processes.limits import Limits, overloaded
-from asm.processes.peers import Call, Peer
-from asm.processes.reports import is_failure
-from asm.processes.roles import Route
-from asm.wire.frames import MAX_FRAME
-from asm.wire.messages import (
-    CANCEL,
-    HELLO,
-    MALFORMED,
-    WAITS,
-    Head,
-    MessageError,
-    Packer,
-    decode,
-    decode_response,
-    error_code,
-    operation_name,
-    request_head,
-    response_head,
-)
+from asm.processes.peers import Call, Line
+from asm.wire.conversation import Broken, Caller
+from asm.wire.frames import MAX_FRAME, framed
+from asm.wire.messages import HELLO, MALFORMED, WAITS, MessageError, decode_response, operation_name
 from asm.wire.names import check_listener, check_owner
-from asm.wire.streams import CHUNK, MORE, PIECE, relayed, streamed
+from asm.wire.streams import PIECE
 
 __all__ = ["Link", "Named"]
 
@@ -58,9 +42,6 @@ RETRY_SECONDS: Final = 0.1
 
 HEAD_BYTES: Final = 16
 """More than a msgid of ours may add to a message."""
-
-HELLO_ID: Final = 0
-"""The msgid of ``hello``. No call has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +74,10 @@ class Link:
         """The contracts that the store serves, as far as it has said."""
         self._name = target.name
         self._most_untaken = limits.bytes_untaken
-        self._packer = Packer()
-        self._peer: Peer | None = None
+        self._wire: Wire | None = None
         """The connection, as long as there is one and the store has said hello."""
-        self._calls: dict[int, Call] = {}
-        self._last_msgid = HELLO_ID
         self._interrupted: Error | None = None
-        self._dialer = Dialer(self, target, contract, limits, key)
+        self._dialer = Dialer(self, target, contract, key, limits.bytes_untaken)
 
     # -- what the composite calls
 
@@ -121,8 +99,8 @@ class Link:
 
     def take(self, call: Call) -> None:
         """Pass a call on, or say at once why not."""
-        peer, head, body = self._peer, call.head, call.body
-        if peer is None:
+        wire, head, body = self._wire, call.head, call.body
+        if wire is None or wire.caller.lost is not None:
             reason = (
                 ("backend_failed", "has failed") if self._dialer.is_refused else ("backend_restarting", "is being restarted")
             )
@@ -130,108 +108,147 @@ class Link:
         elif len(body) - head.method_at > MAX_FRAME - HEAD_BYTES:
             problem = f"a message of {len(body)} bytes cannot be passed on; at most {MAX_FRAME - HEAD_BYTES} can"
             call.fail(Error("validation_error", problem, details={"byte_size": len(body)}))
-        elif peer.account.is_slow and peer.unsent > self._most_untaken:
+        elif wire.account.is_slow and wire.unsent > self._most_untaken:
             call.fail(overloaded(f"{self._name} does not keep up"))
         else:
-            call.key = self._next_msgid()
-            call.work, call.body = self, b""
-            self._calls[call.key] = call
-            peer.send(request_head(call.key), body[head.method_at :])
+            call.work, call.body = wire, b""
+            call.key = wire.caller.number(call)
+            wire.send(*wire.caller.pass_on(call.key, body[head.method_at :]))
 
     def interrupt(self, error: Error) -> None:
         """Answer those who wait for what may not happen for long, and let the store know."""
         self._interrupted = error
-        for call in list(self._calls.values()):
-            if call.waits:
+        for call in [] if self._wire is None else list(self._wire.caller.calls.values()):
+            if isinstance(call, Call) and call.waits:
                 call.stop(error)
 
     def close(self) -> None:
         """Disconnect for good."""
-        self._peer = None
+        self._wire = None
         self._dialer.close()
+
+    # -- what the connection calls
+
+    def waits(self, call: Call) -> None:
+        """Let others go before a call that waits for what may not happen for long."""
+        if not call.waits:
+            call.wait()
+            if self._interrupted is not None:
+                call.stop(self._interrupted)
+
+    def lost(self, wire: Wire, calls: list[Call]) -> None:
+        """Answer every call in flight, and those that wait for their turn: the store is gone, and nobody waits on a corpse."""
+        if wire is self._wire:
+            calls += self._lane.waiting()
+            _log.warning("store lost", extra={"store": self._name, "in_flight": len(calls)})
+            self._wire = None
+            for call in calls:
+                call.fail(self._gone("backend_exited", "went away during the call", call.head.method))
+        self._dialer.lost(wire)
+
+    # -- what the dialer calls
+
+    def connected(self, wire: Wire, contracts: tuple[str, ...]) -> None:
+        """Pass calls on from now on."""
+        self._wire, self.contracts = wire, contracts
+
+    # -- inside
+
+    def _gone(self, reason: str, what: str, method: bytes) -> Error:
+        details = {"reason": reason, "backend": self._name, "operation": operation_name(method)}
+        return Error("storage_error", f"{self._name} {what}", details=details)
+
+
+class Wire(Line):
+    """A connection to the store, on which the calls of many are made.
+
+    :param link: told of what is not of a call alone.
+    :param most_untaken: how many bytes the store may not have taken before a stream that sends more breaks its window.
+    """
+
+    def __init__(self, link: Link, most_untaken: int) -> None:
+        self.caller: Caller[Call | Greeting] = Caller(relays=True)
+        super().__init__(self.caller, Account(Client(0, is_ours=True), self))
+        self._link = link
+        self._most_untaken = most_untaken
+
+    def greet(self, arguments: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
+        """Ask who the store is; return what becomes the answer."""
+        greeting = Greeting(self._loop.create_future())
+        self.send(*framed(self.caller.packer.request(self.caller.number(greeting), HELLO.decode(), arguments)))
+        return greeting.answer
+
+    # -- what the line calls
+
+    def hear(self) -> None:
+        """Pass on to a client what came for its call."""
+        news = self.caller.hear()
+        if news is None:
+            return
+        call, method, body, rest_at = news
+        if not method:
+            call.respond(body, rest_at)
+        elif isinstance(call, Greeting):
+            raise MessageError("hello has no stream, and does not wait")
+        elif method == WAITS:
+            self._link.waits(call)
+        elif method == MALFORMED:
+            call.malformed()
+        else:
+            call.rest(is_long=True)  # what goes on for long keeps nobody waiting
+            call.peer.send(*call.peer.callee.relay(call.msgid, method, body, rest_at))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and all calls with it."""
+        super().connection_lost(exc)
+        calls = []
+        for call in self.caller.end(Broken("it closed the connection")):
+            if isinstance(call, Greeting):
+                call.fail(self.caller.lost)
+            else:
+                calls.append(call)
+        self._link.lost(self, calls)
 
     # -- Work
 
     def cancel(self, call: Call) -> None:
         """Tell the store that nobody waits for a call any more."""
-        if self._calls.pop(call.key, None) is not None and self._peer is not None:
-            self._peer.send(self._packer.notification(CANCEL, [call.key]))
+        self.send(self.caller.give_up(call.key))
 
     def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
         """Pass on a message of a client's stream.
 
         :raises MessageError: when the client sends far more than the store takes, which a window forbids.
         """
-        if self._peer is not None:
-            if len(body) > 2 * PIECE or self._peer.unsent > 2 * self._most_untaken:
-                raise MessageError("more was sent than a window allows")
-            self._peer.send(*relayed(method, call.key, body, rest_at))
+        if len(body) > 2 * PIECE or self.unsent > 2 * self._most_untaken:
+            raise MessageError("more was sent than a window allows")
+        self.send(*self.caller.relay(call.key, method, body, rest_at))
 
-    # -- Receiver
 
-    def route(self, peer: Peer, head: Head, body: bytes) -> Route | None:
-        """Refuse: a store asks nothing of a composite."""
-        raise MessageError("a store sent a request")
+class Greeting:
+    """The question who the store is, as what is in flight.
 
-    def response(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Pass an answer on to the client that waits for it. If none does any more, drop it."""
-        call = self._calls.pop(head.msgid, None)
-        if call is not None:
-            code = error_code(body, head.params_at)
-            call.peer.failures += code is not None and is_failure(code)
-            call.answer(response_head(call.head.msgid), body[head.params_at :])
-        elif head.msgid == HELLO_ID:
-            self._dialer.greet(body)
+    :param answer: becomes what it says.
+    """
 
-    def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Pass on a message of a stream, let others go before who waits, or cut off who wrote what cannot be decoded."""
-        if head.method in (CHUNK, MORE):
-            msgid, rest_at = streamed(body, head.params_at)
-            if call := self._calls.get(msgid):
-                call.rest(is_long=True)  # what goes on for long keeps nobody waiting
-                call.peer.send(*relayed(head.method, call.head.msgid, body, rest_at))
-        elif head.method in (WAITS, MALFORMED):
-            (msgid,) = decode(memoryview(body)[head.params_at :])
-            call = self._calls.get(msgid)
-            if call is not None and head.method == MALFORMED:
-                del self._calls[msgid]
-                call.malformed()
-            elif call is not None and not call.waits:
-                call.wait()
-                if self._interrupted is not None:
-                    call.stop(self._interrupted)
+    def __init__(self, answer: asyncio.Future[dict[str, Any]]) -> None:
+        self.answer = answer
 
-    def lost(self, peer: Peer) -> None:
-        """Answer every call in flight, and those that wait for their turn: the store is gone, and nobody waits on a corpse."""
-        if peer is self._peer:
-            calls, self._calls = [*self._calls.values(), *self._lane.waiting()], {}
-            _log.warning("store lost", extra={"store": self._name, "in_flight": len(calls)})
-            self._peer = None
-            for call in calls:
-                call.fail(self._gone("backend_exited", "went away during the call", call.head.method))
-        self._dialer.lost(peer)
+    def respond(self, body: bytes, rest_at: int) -> None:
+        """Take the answer."""
+        if self.answer.done():  # nobody waits for it any more
+            return
+        try:
+            _msgid, said = decode_response(body)
+        except Error as error:
+            self.answer.set_exception(error)
+        else:
+            self.answer.set_result(said if isinstance(said, dict) else {})
 
-    def go_on(self) -> None:
-        """Do nothing: no calls come from a store."""
-
-    # -- what the dialer calls
-
-    def connected(self, peer: Peer, contracts: tuple[str, ...]) -> None:
-        """Pass calls on from now on."""
-        self._peer, self.contracts = peer, contracts
-
-    # -- inside
-
-    def _next_msgid(self) -> int:
-        """Return an id that no call in flight has."""
-        while True:
-            self._last_msgid = self._last_msgid % 0xFFFFFFFF + 1
-            if self._last_msgid not in self._calls:
-                return self._last_msgid
-
-    def _gone(self, reason: str, what: str, method: bytes) -> Error:
-        details = {"reason": reason, "backend": self._name, "operation": operation_name(method)}
-        return Error("storage_error", f"{self._name} {what}", details=details)
+    def fail(self, error: Broken | Error | None) -> None:
+        """Learn that none will come."""
+        if not self.answer.done():
+            self.answer.set_exception(error if isinstance(error, Error) else ConnectionResetError(str(error)))
 
 
 class Dialer:
@@ -240,20 +257,19 @@ class Dialer:
     :param link: told of each connection.
     :param target: the store.
     :param contract: the contract that is expected of it.
-    :param limits: what calls may cost.
     :param key: what the processes of our tree say to know each other.
+    :param most_untaken: as for :class:`Wire`.
     """
 
-    def __init__(self, link: Link, target: Named, contract: str, limits: Limits, key: str | None) -> None:
+    def __init__(self, link: Link, target: Named, contract: str, key: str | None, most_untaken: int) -> None:
         self.is_refused = False
         """Whether nobody listens on the store's socket: its supervisor has given it up."""
         self._link = link
         self._target = target
         self._contract = contract
-        self._limits = Limits(total_bytes_unread=2 * limits.bytes_untaken)
-        self._hello_arguments = {"relay": True} | ({} if key is None else {"tree": key})
-        self._peer: Peer | None = None
-        self._hello: asyncio.Future[dict[str, Any]] | None = None
+        self._hello = {"relay": True} | ({} if key is None else {"tree": key})
+        self._most_untaken = most_untaken
+        self._wire: Wire | None = None
         self._gone = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -284,31 +300,17 @@ class Dialer:
                 )
         self._keeping = asyncio.create_task(self._keep_connected())
 
-    def greet(self, body: bytes) -> None:
-        """Take the answer to ``hello``."""
-        if self._hello is None or self._hello.done():
-            return
-        try:
-            _msgid, answer = decode_response(body)
-        except Error as error:
-            self._hello.set_exception(error)
-        else:
-            self._hello.set_result(answer if isinstance(answer, dict) else {})
-
-    def lost(self, peer: Peer) -> None:
+    def lost(self, wire: Wire) -> None:
         """Connect again."""
-        if peer is not self._peer:
-            return
-        if self._hello is not None and not self._hello.done():
-            self._hello.set_exception(ConnectionResetError("it closed the connection"))
-        self._gone.set()
+        if wire is self._wire:
+            self._gone.set()
 
     def close(self) -> None:
         """Disconnect for good."""
         if self._keeping is not None:
             self._keeping.cancel()
-        if self._peer is not None:
-            self._peer.abort()
+        if self._wire is not None:
+            self._wire.abort()
 
     async def _reach(self) -> tuple[str, ...]:
         """Connect; return the contracts that the store serves, when it has said so.
@@ -318,32 +320,18 @@ class Dialer:
         """
         loop = asyncio.get_running_loop()
         check_owner(self._target.path)
-        transport, peer = await loop.create_unix_connection(self._dial, self._target.path)
-        self._peer = peer
+        transport, wire = await loop.create_unix_connection(lambda: Wire(self._link, self._most_untaken), self._target.path)
+        self._wire = wire
         self._gone.clear()
-        self._hello = loop.create_future()
         try:
             check_listener(transport.get_extra_info("socket"), self._target.path)
-            peer.send(peer.packer.request(HELLO_ID, HELLO.decode(), self._hello_arguments))
-            contracts = tuple((await self._hello).get("contracts", ()))
+            contracts = tuple((await wire.greet(self._hello)).get("contracts", ()))
         except BaseException:
-            peer.abort()
+            wire.abort()
             raise
-        finally:
-            self._hello = None
-        self._link.connected(peer, contracts)
+        self._link.connected(wire, contracts)
         self.is_refused = False
         return contracts
-
-    def _dial(self) -> Peer:
-        """Return what is at our end of a connection to the store."""
-        admission: Admission[Call] = Admission(self._limits)
-        peer = Peer(self._link, admission)
-        account, _ = admission.connect(0, peer)
-        assert not isinstance(account, Error)
-        peer.account = account
-        peer.be_of_our_tree()
-        return peer
 
     async def _keep_connected(self) -> None:
         """Whenever the store is lost, connect again."""

@@ -22,7 +22,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from asm.processes.accounts import Account
-from asm.wire.frames import HEADER
 
 __all__ = ["Loop", "Sender", "in_daemon", "run"]
 
@@ -31,7 +30,7 @@ T = TypeVar("T")
 RECEIVE_BYTES: Final = 256 * 1024
 """How much is read from a connection at once."""
 
-EARLY: Final = 48
+EARLY: Final = 32
 """With this many parts to send, the end of the turn is not waited for: the other side begins while this one goes on."""
 
 LARGE: Final = 64 * 1024
@@ -42,13 +41,14 @@ LOOK_SECONDS: Final = 150e-6
 call take. Where nothing comes that fast, as the last sleep tells, it does not look."""
 
 
-class Sender:
-    """The half of a connection that sends: all frames of one turn of the loop are written at once."""
+class Sender(asyncio.BaseProtocol):
+    """The half of a connection that sends: all frames of one turn of the loop are written at once.
 
-    account: Account
-    """What is known of the connection."""
+    :param account: what is known of the connection: here, what is there for the other side, and whether it is slow to take it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account) -> None:
+        self.account = account
         self._loop = Loop.running()
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes | memoryview] = []
@@ -56,19 +56,18 @@ class Sender:
         """How many bytes went so far."""
 
     def send(self, *parts: bytes | memoryview) -> int:
-        """Send one frame whose body is made of these parts.
+        """Send frames, which are made of these parts.
 
-        :return: the size of the body.
+        :return: how many bytes that is.
         """
         size = sum(map(len, parts))
         transport = self._transport
-        if transport is not None and not transport.is_closing():
+        if size and transport is not None and not transport.is_closing():
             outgoing = self._outgoing
             if not outgoing:
                 self._loop.unflushed.append(self)
-            outgoing.append(HEADER.pack(size))
             outgoing += parts
-            self.account.queued += HEADER.size + size
+            self.account.queued += size
             if len(outgoing) > EARLY:
                 self.flush()
         return size
@@ -92,6 +91,40 @@ class Sender:
 
     def flushed(self) -> None:
         """Learn that what waited was written, on a connection that is slow, or whose calls wait for their turn."""
+        self.note()
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait to be taken by the other side."""
+        return self.account.queued + self.account.unsent
+
+    def note(self, *, is_slow: bool | None = None) -> None:
+        """Count what the other side has not taken."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        self.lies(unsent, is_slow=self.account.is_slow if is_slow is None else is_slow)
+
+    def lies(self, unsent: int, *, is_slow: bool) -> None:
+        """Learn how many bytes lie there for the other side, and whether it takes them slower than they come."""
+        self.account.unsent, self.account.is_slow = unsent if is_slow else 0, is_slow
+
+    # -- what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
+
+    def pause_writing(self) -> None:
+        """Learn that the other side is slow."""
+        self.note(is_slow=True)
+
+    def resume_writing(self) -> None:
+        """Learn that it is not any more."""
+        self.note(is_slow=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._transport = None
+        self._outgoing.clear()
 
 
 class Loop(asyncio.SelectorEventLoop):

@@ -1,13 +1,12 @@
-"""Peers: one connection of a process, from bytes to messages and back, and the calls that come on it.
+"""Peers: the connections of a process, and the calls that come on them.
 
-         bytes                        messages
-    ──────────────► Splitter ──► Head ──┬─ request ──► Call ──► Admission ──► Store.take
-                                        └─ response, notification ──► Receiver
-    ◄────────────── one write at the end of the loop's turn ◄── send ◄── Call.answer
+         bytes ──► Line ──► engine ──┬─ request ──► Call ──► Admission ──► Store.take
+                                     └─ cancel, chunk, more ──► Call
+    ◄── one write at the end of the loop's turn ◄── send ◄── engine ◄── Call.answer
 
-A peer counts what it costs where all is counted (:mod:`asm.processes.admission`), and does what is decided there: with too many
-calls in flight, further ones are refused; while it does not take its answers, nothing more is read from it; one that breaks the
-protocol, or lets too many answers lie, loses its connection.
+A line only reads, writes and waits: what may be said when is the engine's (:mod:`asm.wire.conversation`). A peer is one that
+somebody made to us. What it costs is counted, and bounded, in :mod:`asm.processes.admission`: with too many calls in flight,
+further ones are refused; while it does not take its answers, nothing more is read from it; when too many lie, it is cut off.
 """
 
 from __future__ import annotations
@@ -15,33 +14,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asm.core.errors import Error
 from asm.processes import accounts
-from asm.processes.accounts import Lane
-from asm.processes.admission import UNREAD_SECONDS, Admission
+from asm.processes.accounts import Account, Client, Lane
+from asm.processes.admission import UNREAD_SECONDS
 from asm.processes.loops import Sender
 from asm.processes.reports import is_failure
-from asm.processes.roles import Receiver, Route, Store, Work
+from asm.processes.roles import Route, Store, Work
+from asm.wire.conversation import Broken, Callee, Parts, Side
 from asm.wire.credentials import credentials
-from asm.wire.frames import MAX_FRAME, FrameError, Splitter
-from asm.wire.messages import (
-    MALFORMED,
-    NOTIFICATION,
-    REQUEST,
-    WAITS,
-    Head,
-    MessageError,
-    Packer,
-    read_head,
-    read_meta,
-    result_head,
-)
-from asm.wire.streams import streamed
+from asm.wire.frames import MAX_FRAME
+from asm.wire.messages import Head, MessageError, error_code, read_meta, result_head
 
-__all__ = ["HEAD_BYTES", "Call", "Peer"]
+if TYPE_CHECKING:
+    from asm.processes.gate import Gate
+
+__all__ = ["HEAD_BYTES", "Call", "Line", "Peer"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,12 +51,13 @@ class Call(accounts.Call):
     :param store: what makes it.
     """
 
-    __slots__ = ("begin", "body", "head", "key", "peer", "request", "was_told", "work")
+    __slots__ = ("begin", "body", "head", "key", "msgid", "peer", "request", "was_told", "work")
 
     def __init__(self, peer: Peer, head: Head, body: bytes, store: Store, lane: Lane, *, is_upload: bool = False) -> None:
         super().__init__(peer.account, lane, len(body), is_upload=is_upload)
         self.peer = peer
         self.head = head
+        self.msgid = head.msgid
         self.body = body
         self.begin = store.take
         """What is to be called when it has a turn."""
@@ -78,26 +69,19 @@ class Call(accounts.Call):
         self.was_told = False
         """Whether who passed it on knows that it waits."""
 
-    def answer(self, *parts: bytes | memoryview) -> None:
-        """Send the response, unless nobody waits for it any more."""
-        if not self.is_over:
-            self.account.answered(self.peer.send(*parts))
-            self.peer.settle(self)
+    # -- what makes it calls
 
     def finish(self, result: bytes) -> None:
         """Answer with the result, encoded."""
-        self.answer(result_head(self.head.msgid), result)
+        self._answer(self.peer.callee.finish(self, result))
 
     def fail(self, error: Error) -> None:
         """Answer with an error."""
-        self.peer.failures += not self.is_over and is_failure(error.code)
-        self.answer(self.peer.packer.error(self.head.msgid, error))
+        self._answer(self.peer.callee.fail(self, error), error.code)
 
-    def malformed(self) -> None:
-        """Let the writer of the request know the price: its connection. A relay is told to let its own peer know."""
-        if not self.is_over:
-            self.peer.malformed(self.head.msgid)
-            self.peer.settle(self)
+    def respond(self, body: bytes, rest_at: int) -> None:
+        """Answer as another store did, whose error and result begin at ``rest_at``."""
+        self._answer(self.peer.callee.respond(self, body[rest_at:]), error_code(body, rest_at))
 
     def rest(self, *, is_long: bool = False) -> None:
         """Keep nobody waiting any more: what is left of the answer goes out bit by bit."""
@@ -111,9 +95,7 @@ class Call(accounts.Call):
             self.stop(error)
             return
         self.peer.look()
-        if self.peer.is_relay and not self.was_told:
-            self.was_told = True
-            self.peer.send(self.peer.packer.notification(WAITS, [self.head.msgid]))
+        self.peer.send(*self.peer.callee.waits(self))
 
     def let_go(self) -> None:
         """Be held by one thing less."""
@@ -126,11 +108,34 @@ class Call(accounts.Call):
             self.fail(error)
             self._drop()
 
+    # -- what the engine calls
+
+    def carry(self, method: bytes, body: bytes, rest_at: int) -> None:
+        """Take a message of its stream."""
+        if self.work is None:
+            raise MessageError("this call has no stream")
+        self.work.carry(self, method, body, rest_at)
+
     def cancel(self) -> None:
         """Drop the call: nobody waits for it any more."""
+        self.peer.settle(self)
+        self._drop()
+
+    def malformed(self) -> None:
+        """Drop the call, and let the writer of the request know the price: its connection."""
         if not self.is_over:
-            self.peer.settle(self)
-            self._drop()
+            self.peer.malformed(self.msgid)
+            self.cancel()
+
+    # -- inside
+
+    def _answer(self, parts: Parts, code: str | None = None) -> None:
+        """Send the response, unless nobody waits for it any more."""
+        if parts:
+            peer = self.peer
+            peer.failures += code is not None and is_failure(code)
+            self.account.answered(peer.send(*parts))
+            peer.settle(self)
 
     def _drop(self) -> None:
         self.body, self.request = b"", None  # what a thread works on still is counted until it lets go
@@ -138,133 +143,57 @@ class Call(accounts.Call):
             self.work.cancel(self)
 
 
-class Peer(Sender, asyncio.BufferedProtocol):
-    """One connection.
+class Line(Sender, asyncio.BufferedProtocol):
+    """One connection, as far as it is read, written and waited for.
 
-    :param receiver: who is told what arrives.
-    :param all_: what all connections cost.
+    :param engine: says what may be said on it when.
+    :param account: what is known of it.
     """
 
-    def __init__(self, receiver: Receiver, all_: Admission[Call]) -> None:
-        super().__init__()
-        self.admission = all_
-        self.calls: dict[int, Call] = {}
-        """The calls of this peer that are to be answered, by msgid."""
-        self.is_relay = False
-        """Whether it passes on the calls of others, and so must not be cut off for what they wrote."""
-        self.failures = 0
-        """How many of its calls failed: were answered with an error that means that something is broken."""
-        self.calls_taken = 0
-        """How many of its calls were taken."""
-        self.packer, self._receiver = Packer(), receiver
-        self._splitter = Splitter(all_.limits.max_frame_bytes)
-        self._arrived: deque[bytes] = deque()
-        self._has_begun = False
+    def __init__(self, engine: Side[Any], account: Account) -> None:
+        super().__init__(account)
+        self._engine = engine
+        self._is_in_part = False
         """Whether a message has arrived in part."""
         self._reading = True
-        self._closing = False
-        self._watching: asyncio.TimerHandle | None = None
-        self._when_writable: list[Any] = []
 
-    # -- what the receiver and the calls call
+    def hear(self) -> None:
+        """Have the engine look at the next message, and do what that means.
 
-    @property
-    def unsent(self) -> int:
-        """How many bytes wait to be taken by the other side."""
-        return self.account.queued + self.account.unsent
+        :raises Broken, Error, MessageError: why the connection is of no use any more.
+        """
+        raise NotImplementedError
 
-    def writable(self, go_on: Any) -> bool:
-        """Whether what is sent now is taken soon. If not, ``go_on`` is called once it is."""
-        if self.account.is_slow:
-            self._when_writable.append(go_on)
-        return not self.account.is_slow
-
-    def be_of_our_tree(self) -> None:
-        """Be let in always, and cut off for none of what others do whose calls are passed on."""
-        self._splitter.limit = MAX_FRAME
-        self.admission.trust(self.account)
-
-    def refuse_call(self, msgid: int, error: Error) -> None:
-        """Answer a request that is no call."""
-        self.failures += is_failure(error.code)
-        self.send(self.packer.error(msgid, error))
-
-    def settle(self, call: Call) -> None:
-        """Wait for a call no more."""
-        del self.calls[call.head.msgid]
-        self.admission.end(call)
-        if not self.calls or self.admission.is_waited_for:
-            self._receiver.go_on()
-
-    def look(self) -> None:
-        """Have calls begin soon, if any may."""
-        if self.admission.is_waited_for:
-            self._receiver.go_on()
-
-    def cancel(self, msgid: int) -> None:
-        """Drop a call that the other side waits for no more."""
-        if call := self.calls.get(msgid):
-            call.cancel()
-
-    def carry(self, head: Head, body: bytes) -> None:
-        """Pass a message of a stream on to its call. One that comes after the end of the call means nothing any more."""
-        msgid, rest_at = streamed(body, head.params_at)
-        if call := self.calls.get(msgid):
-            try:
-                if call.work is None:
-                    raise MessageError("this call has no stream")
-                call.work.carry(call, head.method, body, rest_at)
-            except MessageError:
-                if not self.is_relay:
-                    raise
-                call.cancel()
-                self.malformed(msgid)
-
-    def malformed(self, msgid: int) -> None:
-        """Cut off who wrote a request that cannot be decoded, or have a relay do it."""
-        if self.is_relay:
-            self.send(self.packer.notification(MALFORMED, [msgid]))
-        else:
-            self.refuse("the params of its request cannot be decoded")
-
-    def turn_away(self, error: Error) -> None:
-        """Close a connection of which nothing was taken, and say why."""
-        _log.warning("a connection is refused", extra={"reason": error.message, **self._who()})
-        self.send(self.packer.refusal(error))
-        self.close()
+    def arrived_in_part(self, size: int) -> None:
+        """Learn how many bytes there are of a message that is not complete."""
 
     def refuse(self, why: str) -> None:
-        """Cut off a peer that broke the protocol."""
-        _log.warning("a peer broke the protocol", extra={"reason": why, **self._who()})
+        """Cut off who broke the protocol."""
+        _log.warning("a peer broke the protocol", extra={"reason": why, **self.who()})
         self.abort()
-
-    def flushed(self) -> None:
-        """Count what the other side has not taken, if it is slow; if not, more of its calls may begin."""
-        if self.account.is_slow:
-            self._note_unsent()
-            self._cut_off()
-        else:
-            self.admission.took(self.account)
-            self.look()
 
     def close(self) -> None:
         """Write what waits, then close."""
         self.flush()
-        self._closing = True
+        self._engine.lose(Broken("the connection was closed"))
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
-        self._closing = True
+        self._engine.lose(Broken("the connection was closed"))
         if self._transport is not None:
             self._transport.abort()
 
-    # -- what the event loop calls
+    def who(self) -> dict[str, int]:
+        """Say which process the other side is, for the log."""
+        connection = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if connection is None:
+            return {}
+        pid, uid, _gid = credentials(connection)
+        return {"peer_pid": pid, "peer_uid": uid}
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
+    # -- what the event loop calls
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to receive."""
@@ -276,72 +205,170 @@ class Peer(Sender, asyncio.BufferedProtocol):
 
     def take_in(self, data: bytes | memoryview) -> None:
         """Pass on every message that is complete."""
-        try:
-            self._arrived.extend(self._splitter.feed(data))
-        except FrameError as error:
-            self.refuse(str(error))
-            return
-        if self._has_begun or self._splitter.missing:
-            self._has_begun = self._splitter.missing > 0
-            self.admission.began(self.account, self._splitter.held)
-            self._cut_off()
-        self._take_some()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self._transport = None
-        self._outgoing.clear()
-        self._arrived.clear()
-        for call in list(self.calls.values()):
-            call.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
-        self.admission.disconnect(self.account)
-        self._receiver.lost(self)
+        engine = self._engine
+        engine.feed(data)
+        splitter = engine.splitter
+        if self._is_in_part or splitter.missing:
+            self._is_in_part = splitter.missing > 0
+            self.arrived_in_part(splitter.held)
+        self._hear_some()
 
     def pause_writing(self) -> None:
-        """Read no more requests from a peer that does not take its answers."""
-        self._note_unsent(is_slow=True)
-        self._watching = self._watching or self._loop.call_later(UNREAD_SECONDS, self._watch)
+        """Read no more from who does not take what is there for it."""
+        super().pause_writing()
         self._balance()
 
     def resume_writing(self) -> None:
         """Read on."""
-        self._note_unsent(is_slow=False)
+        super().resume_writing()
         self._balance()
+
+    # -- inside
+
+    def _hear_some(self) -> None:
+        """Pass on messages that have arrived; after :data:`BATCH` of them it is the turn of other connections."""
+        arrived = self._engine.arrived
+        try:
+            for _ in range(min(len(arrived), BATCH)):
+                self.hear()
+        except (Broken, Error, MessageError) as error:
+            self.refuse(str(error))
+            return
+        if arrived:
+            self._loop.call_soon(self._hear_some)
+        if arrived or not self._reading:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Read exactly while what was read is passed on and the other side takes what is there for it."""
+        # Behind a process of our tree others wait, and windows bound what it does not take.
+        wanted = (not self.account.is_slow or self.account.client.is_ours) and not self._engine.arrived
+        if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+
+class Peer(Line):
+    """A connection that somebody made to us.
+
+    :param gate: what lets it in.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.callee: Callee[Call] = Callee(gate.admission.limits.max_frame_bytes)
+        super().__init__(self.callee, Account(Client(0), self))
+        self.admission = gate.admission
+        self.failures = 0
+        """How many of its calls failed: were answered with an error that means that something is broken."""
+        self.calls_taken = 0
+        """How many of its calls were taken."""
+        self._gate = gate
+        self._watching: asyncio.TimerHandle | None = None
+        self._when_writable: list[Any] = []
+
+    # -- what the gate and the calls call
+
+    def writable(self, go_on: Any) -> bool:
+        """Whether what is sent now is taken soon. If not, ``go_on`` is called once it is."""
+        if self.account.is_slow:
+            self._when_writable.append(go_on)
+        return not self.account.is_slow
+
+    def be_of_our_tree(self) -> None:
+        """Be let in always, and cut off for none of what others do whose calls are passed on."""
+        self.callee.splitter.limit = MAX_FRAME
+        self.admission.trust(self.account)
+
+    def refuse_call(self, msgid: int, error: Error) -> None:
+        """Answer a request that is no call."""
+        self.failures += is_failure(error.code)
+        self.send(*self.callee.refuse(msgid, error))
+
+    def settle(self, call: Call) -> None:
+        """Wait for a call no more."""
+        self.admission.end(call)
+        if not self.callee.calls or self.admission.is_waited_for:
+            self._gate.go_on()
+
+    def look(self) -> None:
+        """Have calls begin soon, if any may."""
+        if self.admission.is_waited_for:
+            self._gate.go_on()
+
+    def malformed(self, msgid: int) -> None:
+        """Cut off who wrote a request that cannot be decoded, or have a relay do it."""
+        try:
+            self.send(*self.callee.malformed(msgid))
+        except Broken as error:
+            self.refuse(str(error))
+
+    def turn_away(self, error: Error) -> None:
+        """Close a connection of which nothing was taken, and say why."""
+        _log.warning("a connection is refused", extra={"reason": error.message, **self.who()})
+        self.send(*self.callee.turn_away(error))
+        self.close()
+
+    # -- what the line calls
+
+    def hear(self) -> None:
+        """Take a call, if that is what comes next."""
+        request = self.callee.hear()
+        if request is not None:
+            head, body = request
+            route = self._gate.route(self, head, body)
+            if route is not None:
+                self._take_call(route, head, body)
+
+    def arrived_in_part(self, size: int) -> None:
+        """Count it."""
+        self.admission.began(self.account, size)
+        self._cut_off()
+
+    def lies(self, unsent: int, *, is_slow: bool) -> None:
+        """Count it."""
+        self.admission.lies(self.account, unsent, self._written - unsent, time.monotonic(), is_slow=is_slow)
+
+    def flushed(self) -> None:
+        """Count what the other side has not taken, if it is slow; if not, more of its calls may begin."""
+        if self.account.is_slow:
+            self.note()
+            self._cut_off()
+        else:
+            self.admission.took(self.account)
+            self.look()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, or turn away who may not connect."""
+        super().connection_made(transport)
+        self._gate.enter(self, transport.get_extra_info("socket"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and all calls with it."""
+        super().connection_lost(exc)
+        for call in self.callee.end(Broken("the connection was closed")):
+            call.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.admission.disconnect(self.account)
+        self._gate.lost(self)
+
+    def pause_writing(self) -> None:
+        """Read no more requests from who does not take the answers, and watch whether it begins to."""
+        super().pause_writing()
+        self._watching = self._watching or self._loop.call_later(UNREAD_SECONDS, self._watch)
+
+    def resume_writing(self) -> None:
+        """Read on, and let go on what waited."""
+        super().resume_writing()
         waiting, self._when_writable = self._when_writable, []
         for go_on in waiting:
             go_on()
         self.look()
 
     # -- inside
-
-    def _take_some(self) -> None:
-        """Pass on messages that have arrived; after :data:`BATCH` of them it is the turn of other connections."""
-        receiver, arrived = self._receiver, self._arrived
-        try:
-            for _ in range(min(len(arrived), BATCH)):
-                if self._transport is None or self._closing:
-                    return
-                body = arrived.popleft()
-                head = read_head(body)
-                if head.kind == REQUEST:
-                    if head.msgid in self.calls:
-                        raise MessageError(f"the msgid {head.msgid} is in flight already")
-                    route = receiver.route(self, head, body)
-                    if route is not None:
-                        self._take_call(route, head, body)
-                elif head.kind == NOTIFICATION:
-                    receiver.notification(self, head, body)
-                else:
-                    receiver.response(self, head, body)
-        except MessageError as error:
-            self.refuse(str(error))
-            return
-        if arrived:
-            self._loop.call_soon(self._take_some)
-        if arrived or not self._reading:
-            self._balance()
 
     def _take_call(self, route: Route, head: Head, body: bytes) -> None:
         """Take a call; it begins now, or in its turn, unless it is refused."""
@@ -350,25 +377,18 @@ class Peer(Sender, asyncio.BufferedProtocol):
         call = Call(self, head, body, store, lane, is_upload=is_upload)
         error = self.admission.arrive(call)
         if error is not None:
-            self.send(self.packer.error(head.msgid, error))
+            self.send(*self.callee.refuse(head.msgid, error))
             return
         self.calls_taken += 1
-        self.calls[head.msgid] = call
+        self.callee.begin(call)
         if call.has_turn or is_upload:
             store.take(call)
-
-    def _note_unsent(self, *, is_slow: bool | None = None) -> None:
-        """Count what the other side has not taken."""
-        account = self.account
-        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        is_slow = account.is_slow if is_slow is None else is_slow
-        self.admission.lies(account, unsent, self._written - unsent, time.monotonic(), is_slow=is_slow)
 
     def _watch(self) -> None:
         """Look again at who does not take its answers."""
         self._watching = None
         if self.account.is_slow and self._transport is not None:
-            self._note_unsent()
+            self.note()
             self._watching = self._loop.call_later(UNREAD_SECONDS, self._watch)
             self._cut_off()
 
@@ -376,22 +396,3 @@ class Peer(Sender, asyncio.BufferedProtocol):
         """Cut off whoever costs too much now."""
         for account, why in self.admission.excess(time.monotonic()):
             account.peer.refuse(why)
-
-    def _balance(self) -> None:
-        """Read exactly while what was read is passed on and the peer takes its answers."""
-        # Behind a process of our tree others wait, and windows bound what it does not take.
-        wanted = (not self.account.is_slow or self.account.client.is_ours) and not self._arrived
-        if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
-
-    def _who(self) -> dict[str, int]:
-        """Say which process the peer is, for the log."""
-        connection = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if connection is None:
-            return {}
-        pid, uid, _gid = credentials(connection)
-        return {"peer_pid": pid, "peer_uid": uid}

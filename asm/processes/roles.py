@@ -1,16 +1,15 @@
-"""The roles around a connection: who is told of what arrives, what makes the calls, and what goes on for one of them."""
+"""The roles around a call: what makes it, and what goes on for it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from asm.processes.accounts import Lane
-from asm.wire.messages import Head
 
 if TYPE_CHECKING:
-    from asm.processes.peers import Call, Peer
+    from asm.processes.peers import Call
 
-__all__ = ["Receiver", "Route", "Store", "Work"]
+__all__ = ["Route", "Store", "Work"]
 
 
 class Store(Protocol):
@@ -40,22 +39,3 @@ class Work(Protocol):
 
         :raises MessageError: when the peer may not send that.
         """
-
-
-class Receiver(Protocol):
-    """Who is told what arrived on a connection."""
-
-    def route(self, peer: Peer, head: Head, body: bytes) -> Route | None:
-        """Return where a request goes; ``None`` when it was answered at once."""
-
-    def response(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a response."""
-
-    def notification(self, peer: Peer, head: Head, body: bytes) -> None:
-        """Take a notification."""
-
-    def lost(self, peer: Peer) -> None:
-        """Learn that the connection is gone. Its calls have been cancelled."""
-
-    def go_on(self) -> None:
-        """Learn that calls may begin that wait for their turn, or that a peer has no more calls in flight."""

@@ -19,9 +19,8 @@ from typing import BinaryIO, Final
 from asm.core.errors import Error
 from asm.processes.loops import Loop
 from asm.processes.peers import Call
-from asm.wire import streams
-from asm.wire.messages import MessageError, packed
-from asm.wire.streams import CHUNK, MORE, PIECE, Receiving, Sending, read_stream
+from asm.wire.messages import packed
+from asm.wire.streams import PIECE, Receiving, Sending
 
 __all__ = ["Download", "Upload", "cut", "read_pieces"]
 
@@ -40,24 +39,17 @@ class Upload:
         self._loop = asyncio.get_running_loop()
         self._arrived: queue.SimpleQueue[bytes | int | None] = queue.SimpleQueue()
         self._receiving = Receiving()
-        self._ended = False
 
     def carry(self, call: Call, method: bytes, body: bytes, rest_at: int) -> None:
         """Take the next bytes, or at the end how many there were.
 
         :raises MessageError: for what is no chunk, for more than may come, or after the end.
         """
-        carried = read_stream(body, rest_at)
-        if method != CHUNK or self._ended:
-            raise MessageError("an upload takes chunks, and nothing after its end")
-        if isinstance(carried, bytes):
-            self._receiving.arrived(len(carried))
-        self._ended = isinstance(carried, int)
-        self._arrived.put(carried)
+        self._arrived.put(self._receiving.hear(method, body, rest_at))
 
     def cancel(self, call: Call) -> None:
         """Nobody will send the rest: let whoever reads fail."""
-        self._ended = True
+        self._receiving.has_ended = True
         self._arrived.put(None)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -85,9 +77,9 @@ class Upload:
 
     def _taken(self, size: int) -> None:
         more = self._receiving.take(size)
-        if more and not self._ended:
+        if more and not self._receiving.has_ended:
             peer = self._call.peer
-            peer.send(streams.more(peer.packer, self._call.head.msgid, more))
+            peer.send(*peer.callee.more(self._call, more))
 
 
 class Download:
@@ -123,10 +115,7 @@ class Download:
 
         :raises MessageError: when it is no such number.
         """
-        size = read_stream(body, rest_at)
-        if method != MORE or not isinstance(size, int):
-            raise MessageError("an answer in pieces takes numbers of bytes that may come")
-        self._sending.let(size)
+        self._sending.hear(method, body, rest_at)
         self._go_on()
 
     def cancel(self, call: Call) -> None:
@@ -165,7 +154,7 @@ class Download:
         else:
             self._sending.sent(PIECE)
             call.rest(is_long=True)
-            call.peer.send(*streams.chunk(call.peer.packer, call.head.msgid, piece))
+            call.peer.send(*call.peer.callee.chunk(call, piece))
             self._go_on()
 
     def _end(self) -> None:

@@ -12,25 +12,15 @@ from __future__ import annotations
 
 import io
 import struct
+from collections import deque
 from typing import Final
 
-__all__ = ["MAX_FRAME", "FrameError", "Splitter", "frame", "framed"]
+__all__ = ["MAX_FRAME", "Splitter", "frame", "framed"]
 
 HEADER: Final = struct.Struct("!i")
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """How many bytes the body of a frame may have, unless a setting says otherwise."""
-
-
-class FrameError(ValueError):
-    """The peer sent what is no frame, or one that is too large. Nothing after it can be understood."""
-
-    bodies: list[bytes]
-    """What came before it in the same piece."""
-
-    def __init__(self, message: str, bodies: list[bytes]) -> None:
-        super().__init__(message)
-        self.bodies = bodies
 
 
 def frame(body: bytes) -> bytes:
@@ -51,6 +41,11 @@ class Splitter:
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
         self.limit = limit
+        self.arrived: deque[bytes] = deque()
+        """The bodies that are complete, for whoever takes them out. One without a byte is the last: there is no such frame, and
+        it stands for what was none …"""
+        self.trouble = ""
+        """… for this reason. Nothing is taken in any more."""
         self._header = b""
         """What has arrived of a header that was cut."""
         self._body = io.BytesIO()
@@ -58,20 +53,18 @@ class Splitter:
         self.missing = 0
         """… and how many bytes of it have not."""
 
-    def feed(self, data: bytes | memoryview) -> list[bytes]:
-        """Take in what arrived; return the bodies that are complete. Each is copied once, and nothing of ``data`` is kept.
-
-        :raises FrameError: at the first header that announces less than one byte or more than the limit.
-        """
-        bodies: list[bytes] = []
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take in what arrived. Each body is copied once, and nothing of ``data`` is kept."""
+        if self.trouble:
+            return
         start = 0
         if self.missing:
             start = min(self.missing, len(data))
             self._body.write(data[:start] if start < len(data) else data)
             self.missing -= start
             if self.missing:
-                return bodies
-            bodies.append(self._body.getvalue())
+                return
+            self.arrived.append(self._body.getvalue())
             self._body = io.BytesIO()
         elif self._header:
             data, self._header = self._header + bytes(data), b""
@@ -79,15 +72,22 @@ class Splitter:
         while end - start >= HEADER.size:
             (size,) = HEADER.unpack_from(data, start)
             if not 0 < size <= self.limit:
-                raise FrameError(f"a frame of {size} bytes was announced; 1 to {self.limit} are allowed", bodies)
+                self.trouble = f"a frame of {size} bytes was announced; 1 to {self.limit} are allowed"
+                self.arrived.append(b"")
+                return
             start += HEADER.size
             if size > end - start:
                 self.missing = size - self._body.write(data[start:])
-                return bodies
-            bodies.append(bytes(data[start : start + size]))
+                return
+            self.arrived.append(bytes(data[start : start + size]))
             start += size
         self._header = bytes(data[start:])
-        return bodies
+
+    def stop(self, why: str) -> None:
+        """Forget what has arrived, and take nothing in any more."""
+        self.trouble = why
+        self.arrived.clear()
+        self._body, self.missing = io.BytesIO(), 0
 
     @property
     def held(self) -> int:

@@ -29,9 +29,6 @@ class Hello:
         """Refuse any stream."""
         raise MessageError("hello has no stream")
 
-    def fail(self, error: Exception) -> None:
-        """End, with nobody to be told."""
-
 
 def _incompatible(answer: dict[str, Any]) -> Error:
     """Say that the other side speaks another version of the protocol, and who should be upgraded."""

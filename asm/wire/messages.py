@@ -6,7 +6,7 @@
 
 ``msgid`` is an unsigned integer of 32 bits that its sender chooses and that is unique among its requests in flight.
 We always write it in five bytes, so that a process that passes a message on can put its own in that place and
-leave the rest alone: :func:`read_head` says where the rest begins. Of a request it may also read the meta, which concerns the
+leave the rest alone: a :class:`Head` says where the rest begins. Of a request it may also read the meta, which concerns the
 call and not the store, and so stands in front (:func:`read_meta`); nothing behind it is decoded.
 """
 
@@ -27,6 +27,7 @@ __all__ = [
     "CANCEL",
     "HELLO",
     "MALFORMED",
+    "NIL",
     "NOTIFICATION",
     "PROTOCOL",
     "REFUSED",
@@ -43,8 +44,8 @@ __all__ = [
     "error_code",
     "operation_name",
     "packed",
-    "read_head",
     "read_meta",
+    "read_msgid",
     "read_refusal",
     "read_uint",
     "request_head",
@@ -81,7 +82,6 @@ SLICE: Final = 128 * 1024
 _HEAD: Final = struct.Struct("!BBBI")
 _UINT32: Final = struct.Struct("!I")
 _UINTS: Final = {0xCC: struct.Struct("!B"), 0xCD: struct.Struct("!H"), 0xCE: _UINT32}
-_ARRAY: Final = {REQUEST: 0x94, RESPONSE: 0x94, NOTIFICATION: 0x93}
 
 
 class Head(NamedTuple):
@@ -96,31 +96,6 @@ class Head(NamedTuple):
     """Where in the body the method begins (in a response: the error)."""
     params_at: int
     """Where in the body the params begin (in a response: the error)."""
-
-
-def read_head(body: bytes) -> Head:
-    """Read the type, the msgid and the method of a message, and decode nothing else.
-
-    :raises MessageError: when these are not there.
-    """
-    try:
-        kind = body[1]
-        if body[0] != _ARRAY[kind]:
-            raise MessageError("no message begins so")
-        if kind == NOTIFICATION:
-            method, params_at = _read_method(body, 2)
-            return Head(kind, 0, method, 2, params_at)
-        if body[2] == 0xCE:
-            (msgid,) = _UINT32.unpack_from(body, 3)
-            at = 7
-        else:
-            msgid, at = read_uint(body, 2)
-        if kind == RESPONSE:
-            return Head(kind, msgid, b"", at, at)
-        method, params_at = _read_method(body, at)
-        return Head(kind, msgid, method, at, params_at)
-    except (IndexError, KeyError, struct.error) as error:
-        raise MessageError("the message ends within its head, or is none") from error
 
 
 def operation_name(method: bytes) -> str:
@@ -186,7 +161,12 @@ class Packer:
 
     def error(self, msgid: int, error: Error) -> bytes:
         """Return the body of a response to a call that failed."""
-        return response_head(msgid) + self._pack(_fields(error)) + b"\xc0"
+        return response_head(msgid) + self.failed(error)
+
+    def failed(self, error: Error) -> bytes:
+        """Return what stands in such a response behind the msgid."""
+        encoded: bytes = self._pack(_fields(error))
+        return encoded + NIL
 
     def refusal(self, error: Error) -> bytes:
         """Return the body of the notification that says why a connection is refused."""
@@ -306,32 +286,28 @@ def error_code(body: bytes, at: int) -> str | None:
     return ""
 
 
-def read_refusal(body: bytes) -> Error | None:
-    """Return why a connection is refused, if that is what the message says.
+def read_refusal(body: bytes, at: int) -> Error:
+    """Read why a connection is refused; return that.
 
-    :raises MessageError: when it cannot be decoded.
+    :param at: where the params of the notification begin.
+    :raises MessageError: when they are something else.
     """
-    head = read_head(body)
-    if head.method != REFUSED:
-        return None
-    match decode_checked(body, head.params_at):
+    match decode_checked(body, at):
         case [dict() as fields]:
             return Error.from_map(fields)
     raise MessageError("refused takes [error]")
 
 
-def _read_method(body: bytes, at: int) -> tuple[bytes, int]:
-    """Read a short string; return it and where it ends."""
-    first = body[at]
-    if 0xA0 <= first < 0xC0:
-        start, size = at + 1, first - 0xA0
-    elif first == 0xD9:
-        start, size = at + 2, body[at + 1]
-    else:
-        raise MessageError("the method must be a string of at most 255 bytes")
-    if start + size >= len(body):
-        raise MessageError("the message ends within its head")
-    return body[start : start + size], start + size
+def read_msgid(body: bytes, at: int) -> int:
+    """Read the msgid that is all that a notification says; return that.
+
+    :param at: where its params begin.
+    :raises MessageError: when they are something else.
+    """
+    params = decode_checked(body, at)
+    if type(params) is list and len(params) == 1 and type(params[0]) is int:
+        return params[0]
+    raise MessageError("the params must be [msgid]")
 
 
 def _fields(error: Error) -> dict[str, Any]:

@@ -72,11 +72,21 @@ class Sending:
         """Learn that so many bytes more may go."""
         self.room = min(self.room + size, WINDOW)
 
+    def hear(self, method: bytes, body: bytes, rest_at: int) -> None:
+        """Learn it from a message, whose number begins at ``rest_at``.
+
+        :raises MessageError: when it says something else.
+        """
+        size = read_stream(body, rest_at)
+        if method != MORE or not isinstance(size, int):
+            raise MessageError("who sends a stream takes numbers of bytes that may come")
+        self.let(size)
+
 
 class Receiving:
     """The end of a stream that receives: how many bytes may come."""
 
-    __slots__ = ("room", "taken", "total")
+    __slots__ = ("has_ended", "room", "taken", "total")
 
     def __init__(self) -> None:
         self.room = WINDOW
@@ -85,6 +95,8 @@ class Receiving:
         """… so many came …"""
         self.taken = 0
         """… and so many of these were taken since the other side last heard of it."""
+        self.has_ended = False
+        """Whether the other side has said that there is no more, or nobody wants it."""
 
     def arrived(self, size: int) -> None:
         """Count bytes that came.
@@ -95,6 +107,20 @@ class Receiving:
             raise MessageError(f"{size} bytes of a stream came, and {self.room} might")
         self.room -= size
         self.total += size
+
+    def hear(self, method: bytes, body: bytes, rest_at: int) -> bytes | int:
+        """Return the next bytes, or at the end how many there were, from a message in which they begin at ``rest_at``.
+
+        :raises MessageError: for what is neither, for more than may come, or after the end.
+        """
+        carried: bytes | int = read_stream(body, rest_at)
+        if method != CHUNK or self.has_ended:
+            raise MessageError("who receives a stream takes chunks, and nothing after its end")
+        if isinstance(carried, bytes):
+            self.arrived(len(carried))
+        else:
+            self.has_ended = True
+        return carried
 
     def take(self, size: int) -> int:
         """Count bytes that were taken; return how many more to let come, and 0 while that is not worth a message."""

@@ -6,6 +6,7 @@ all, has to learn the code anew, and runs it several times as slowly as in a loo
 
 import asyncio
 import itertools
+import socket
 import statistics
 import time
 from pathlib import Path
@@ -18,17 +19,15 @@ from trees import ARTIFACTS, MEMORY, SESSIONS, SQLITE, STORE, tree
 
 from asm.adapters import InMemorySessionStore
 from asm.client.calling import outgoing
+from asm.client.conversation import Conversation
 from asm.operations import OPERATIONS
 from asm.processes import loops
 from asm.processes.access import Access
-from asm.processes.admission import Admission
 from asm.processes.gate import Gate
 from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits
-from asm.processes.links import Link, Named
-from asm.processes.peers import Peer
+from asm.processes.links import Link, Named, Wire
 from asm.processes.service import Service
-from asm.wire.conversation import Conversation
 
 HEAD = ("step, alone and warm", "µs of a processor")
 TREE_HEAD = ("in a tree, µs of a processor a call", "clients", "composite", "worker", "its threads")
@@ -142,7 +141,7 @@ class _Side:
         self._gate = Gate("bench", Limits(), Access())
         store, self.far = make()
         self._gate.routes = Service({"session": store}).routes
-        self.near = _peer(self._gate, self._gate.admission)
+        self.near = _connected(self._gate.accept())
 
     def take(self, source, data, target):
         """Have a connection take bytes in; return what is written to another one in the same turn of the loop."""
@@ -163,15 +162,13 @@ def _worker():
 
 def _composite():
     link = Link(Named("bench", "/nowhere"), "session", Limits())
-    link._peer = _peer(link, Admission(Limits()))
-    return link, link._peer
+    link._wire = _connected(Wire(link, Limits().bytes_untaken))
+    return link, link._wire
 
 
-def _peer(receiver, admission):
-    peer = Peer(receiver, admission)
-    peer.account, _ = admission.connect(1, peer)
-    peer.connection_made(_Transport())
-    return peer
+def _connected(line):
+    line.connection_made(_Transport())
+    return line
 
 
 class _Transport:
@@ -179,6 +176,10 @@ class _Transport:
 
     def __init__(self):
         self.written = []
+        self._sockets = socket.socketpair()
+
+    def get_extra_info(self, _name):
+        return self._sockets[0]
 
     def is_closing(self):
         return False

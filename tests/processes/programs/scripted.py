@@ -25,7 +25,6 @@ class Wire:
     def __init__(self, connection, hello=None):
         self._connection = connection
         self._splitter = Splitter()
-        self._bodies = []
         self._unread = []
         self._hello = {"name": "S", "protocol": PROTOCOL, "version": "1", "contracts": []} | (hello or {})
         self._packer = Packer()
@@ -34,15 +33,15 @@ class Wire:
         """Return the next message."""
         if self._unread:
             return self._unread.pop()
-        while not self._bodies:
+        while not self._splitter.arrived:
             try:
                 data = self._connection.recv(65536)
             except ConnectionResetError:
                 data = b""
             if not data:
                 raise Gone
-            self._bodies += self._splitter.feed(data)
-        return decode(self._bodies.pop(0))
+            self._splitter.feed(data)
+        return decode(self._splitter.arrived.popleft())
 
     def unread(self, message):
         """Have a message come once more."""

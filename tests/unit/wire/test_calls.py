@@ -5,11 +5,12 @@ import pytest
 
 import asm
 from asm.client.calling import outgoing
+from asm.client.conversation import Call
 from asm.core.policies import RetentionPolicy
 from asm.core.results import Page, SessionStats, Usage
 from asm.operations import OPERATIONS
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result, pack_rows, whole
-from asm.wire.conversation import Broken, Call
+from asm.wire.conversation import Broken
 from asm.wire.messages import Packer, decode
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import asm
 from asm.wire.calls import decode_params
+from asm.wire.conversation import read_head
 from asm.wire.messages import (
     CANCEL,
     NOTIFICATION,
@@ -17,7 +18,6 @@ from asm.wire.messages import (
     decode,
     decode_response,
     error_code,
-    read_head,
     read_meta,
     request_head,
     response_head,
