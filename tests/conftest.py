@@ -49,6 +49,11 @@ def pytest_addoption(parser):
     group.addoption("--duration", type=float, help="for how many seconds it does so at the most")
 
 
+def pytest_configure():
+    """Have trees find hangups as a terminal leaves them, also where ``nohup`` or a runner of jobs ignores them."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--campaign"):
         for item in items:

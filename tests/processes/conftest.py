@@ -193,6 +193,55 @@ class Tree:
         self.process.stderr.close()
 
 
+class Lasting:
+    """Trees that one test after the other has for itself: each is emptied after a test, and used on if that left it whole."""
+
+    def __init__(self):
+        self._running = {}
+
+    def tree(self, config):
+        """The tree with this configuration, ready and empty."""
+        if config not in self._running:
+            directory = Path(tempfile.mkdtemp(prefix="asm-"))
+            (directory / "tree.toml").write_text(config)
+            tree = Tree(directory / "tree.toml", directory / "run", cwd=directory).wait_ready()
+            self._running[config] = (tree, self._pids(tree), directory)
+        return self._running[config][0]
+
+    def give_back(self, config):
+        """Take a tree back."""
+        tree, pids, _ = self._running[config]
+        if tree.process.poll() is not None or self._pids(tree) != pids:
+            self._end(config)
+            return
+        with tree.connect() as store:
+            found = [
+                *store.search_sessions(limit=1000, include_deleted=True),
+                *store.search_runs(limit=1000),
+                *store.search_events(limit=1000),
+            ]
+            sessions = {item.id if isinstance(item, asm.Session) else item.session_id for item in found}
+            for session_id in sessions:
+                store.delete_session(session_id)
+            for info in store.list():
+                store.delete(info.key)
+        if len(found) >= 1000:  # there may be more
+            self._end(config)
+
+    def close(self):
+        """End them all."""
+        for config in list(self._running):
+            self._end(config)
+
+    def _pids(self, tree):
+        return [child.pid for child in tree.status().children]
+
+    def _end(self, config):
+        tree, _, directory = self._running.pop(config)
+        tree.close()
+        shutil.rmtree(directory)
+
+
 @pytest.fixture
 def campaign(request):
     """Whether tests that are short by default run long."""
@@ -245,9 +294,10 @@ MEMORY_AND_FILES = configuration(MEMORY)
 
 
 @pytest.fixture(params=[SQL_AND_FILES, MEMORY_AND_FILES], ids=["sql+files", "memory+files"])
-def any_tree(request, trees):
-    """A tree that is ready: SQLite + files, then memory + files."""
-    return trees(request.param).wait_ready()
+def any_tree(request, lasting):
+    """A tree that is ready: SQLite + files, then memory + files. Its processes, its logs and its directory are older."""
+    yield lasting.tree(request.param)
+    lasting.give_back(request.param)
 
 
 @pytest.fixture
@@ -260,3 +310,25 @@ def tree(trees):
 def memory_tree(trees):
     """A tree that is ready, with memory + files."""
     return trees(MEMORY_AND_FILES).wait_ready()
+
+
+@pytest.fixture(scope="session")
+def lasting():
+    """The trees that last."""
+    trees = Lasting()
+    yield trees
+    trees.close()
+
+
+@pytest.fixture
+def lasting_tree(lasting):
+    """A tree that is ready, with SQLite + files. Its processes, its logs and its directory are older than the test."""
+    yield lasting.tree(SQL_AND_FILES)
+    lasting.give_back(SQL_AND_FILES)
+
+
+@pytest.fixture
+def lasting_memory_tree(lasting):
+    """A tree that is ready, with memory + files. Its processes, its logs and its directory are older than the test."""
+    yield lasting.tree(MEMORY_AND_FILES)
+    lasting.give_back(MEMORY_AND_FILES)

@@ -21,8 +21,8 @@ PATIENCE = 30.0
 
 
 @pytest.fixture
-def tree(memory_tree):
-    return memory_tree
+def tree(lasting_memory_tree):
+    return lasting_memory_tree
 
 
 def event(session_id="ses_1", **fields):

@@ -16,6 +16,11 @@ import asm
 PATIENCE = 30.0
 
 
+@pytest.fixture
+def tree(lasting_tree):
+    return lasting_tree
+
+
 def event(session_id="ses_1", content=""):
     return asm.Event.new(type="message_sent", session_id=session_id, data={"content": content})
 

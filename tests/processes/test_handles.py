@@ -85,21 +85,21 @@ def wait_for(is_so):
 
 
 @pytest.mark.parametrize("how", ["blocking", "asyncio"])
-def test_only_what_is_asked_for_is_followed(memory_tree, how):
-    with memory_tree.connect() as store:
+def test_only_what_is_asked_for_is_followed(lasting_memory_tree, how):
+    with lasting_memory_tree.connect() as store:
         append(store, 600)  # more than one page
         wanted = append(store, 3, run_id="r", type="tool_call_started")
         append(store, 3, run_id="r")
-        with collecting(memory_tree, how, 4, after=2, run_id="r", type=["tool_call_started", "app.thought"]) as found:
+        with collecting(lasting_memory_tree, how, 4, after=2, run_id="r", type=["tool_call_started", "app.thought"]) as found:
             wanted += append(store, 1, run_id="r", type="app.thought")
     assert found == wanted
-    with collecting(memory_tree, how, 605) as everything:
+    with collecting(lasting_memory_tree, how, 605) as everything:
         pass
     assert [item.sequence_number for item in everything] == list(range(1, 606))
 
 
-def test_what_cannot_be_followed_is_said_at_once(memory_tree):
-    with memory_tree.connect() as store:
+def test_what_cannot_be_followed_is_said_at_once(lasting_memory_tree):
+    with lasting_memory_tree.connect() as store:
         for wrong in ({"after": -1}, {"type": "nothing"}, {"run_id": ""}):
             with pytest.raises(asm.Error) as caught:
                 store.follow("ses_1", **wrong)
@@ -145,14 +145,14 @@ def retried(call, *arguments):
             time.sleep(0.01)
 
 
-def test_an_update_says_what_it_saved_and_what_was_wrong(memory_tree):
+def test_an_update_says_what_it_saved_and_what_was_wrong(lasting_memory_tree):
     session = asm.Session.new(agent_id="a")
 
     async def asked(session):
         return session.update_status("paused")
 
     async def scenario():
-        async with memory_tree.aconnect() as store:
+        async with lasting_memory_tree.aconnect() as store:
             saved = await store.update_session(session.id, asked)
             assert saved == await store.get_session(session.id)
             saved = await store.update_session(session.id, lambda session: session.update_status("completed"))
@@ -160,7 +160,7 @@ def test_an_update_says_what_it_saved_and_what_was_wrong(memory_tree):
             with pytest.raises(asm.ResourceError):
                 await store.update_run("none", lambda run: run)
 
-    with memory_tree.connect() as store:
+    with lasting_memory_tree.connect() as store:
         store.save_session(session)
         saved = store.update_session(session.id, lambda session: session.update_status("active"))
         assert saved == store.get_session(session.id)
@@ -234,7 +234,7 @@ def test_what_is_no_setting(runtime_dir, setting, value):
         assert caught.value.details == {"field": setting}
 
 
-def test_what_is_large_comes_whole_and_from_anywhere(memory_tree):
+def test_what_is_large_comes_whole_and_from_anywhere(lasting_memory_tree):
     """Rows of more than a message may have, a page of them, and an archive that is read where it lies."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writing:
@@ -242,7 +242,7 @@ def test_what_is_large_comes_whole_and_from_anywhere(memory_tree):
             writing.writestr(f"{number}", bytes([number]) * 2_000_000)
 
     async def scenario():
-        async with memory_tree.aconnect() as store:
+        async with lasting_memory_tree.aconnect() as store:
             assert await store.get_events("ses_1") == stored
             page = await store.search_events(session_ids=["ses_1"], limit=1900)
             rest = await store.search_events(session_ids=["ses_1"], limit=1900, cursor=page.cursor)
@@ -250,7 +250,7 @@ def test_what_is_large_comes_whole_and_from_anywhere(memory_tree):
             async with await store.open("archive") as file:
                 assert (await file.seek(-4, 2), await file.read()) == (len(archive.getvalue()) - 4, archive.getvalue()[-4:])
 
-    with memory_tree.connect() as store:
+    with lasting_memory_tree.connect() as store:
         stored = []
         for _ in range(20):
             stored += store.append_events([event("x" * 10_000) for _ in range(100)])
@@ -351,15 +351,15 @@ def test_a_save_whose_outcome_is_unknown_is_looked_up(runtime_dir, how):
         assert len(saved) == saves
 
 
-def test_an_export_is_read_from_its_start_to_its_end(memory_tree):
+def test_an_export_is_read_from_its_start_to_its_end(lasting_memory_tree):
     async def scenario():
-        async with memory_tree.aconnect() as store, await store.export_session("ses_1") as file:
+        async with lasting_memory_tree.aconnect() as store, await store.export_session("ses_1") as file:
             assert await file.read(10) == exported[:10]
             with pytest.raises(io.UnsupportedOperation):
                 await file.seek(0)
             assert (await file.tell(), await file.read()) == (10, exported[10:])
 
-    with memory_tree.connect() as store:
+    with lasting_memory_tree.connect() as store:
         for number in range(5):
             store.append_event(event(f"{number}" * PIECE))
         with store.export_session("ses_1") as file:

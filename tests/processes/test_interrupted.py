@@ -54,8 +54,8 @@ class Signals:
 
 
 @pytest.fixture
-def tree(memory_tree):
-    return memory_tree
+def tree(lasting_memory_tree):
+    return lasting_memory_tree
 
 
 @pytest.fixture

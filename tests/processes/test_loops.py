@@ -17,8 +17,8 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def tree(memory_tree):
-    return memory_tree
+def tree(lasting_memory_tree):
+    return lasting_memory_tree
 
 
 def event(session_id="ses_1"):

@@ -418,19 +418,19 @@ def test_a_supervisor_that_does_not_answer(memory_tree):
     worker.resume()
 
 
-def test_rubbish_costs_its_sender_the_connection(memory_tree):
+def test_rubbish_costs_its_sender_the_connection(lasting_memory_tree):
     for rubbish in (b"GET / HTTP/1.1\r\n\r\n", b"\x00\x00\x00\x01\xc1", b"\x7f\x01\x00\x01", b"\x00\x00"):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
-            connection.connect(str(memory_tree.runtime_dir / "dev.sock"))
+            connection.connect(str(lasting_memory_tree.runtime_dir / "dev.sock"))
             connection.sendall(rubbish)
             connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(1) == b""
-    assert memory_tree.status().state == "ready"
+    assert lasting_memory_tree.status().state == "ready"
 
 
-def test_what_is_no_operation_is_answered(memory_tree):
+def test_what_is_no_operation_is_answered(lasting_memory_tree):
     wrong = [
         ("artifact.get", {"key": "key"}, "capability_not_supported"),
         ("explode", {}, "invalid_operation"),
@@ -438,7 +438,7 @@ def test_what_is_no_operation_is_answered(memory_tree):
         ("control.restart", {}, "validation_error"),
         ("control.restart", {"name": 5}, "validation_error"),
     ]
-    with control.attach("dev", runtime_dir=memory_tree.runtime_dir) as supervisor:
+    with control.attach("dev", runtime_dir=lasting_memory_tree.runtime_dir) as supervisor:
         for method, arguments, code in wrong:
             with pytest.raises(asm.Error) as caught:
                 supervisor._connection.call(method, arguments)

@@ -14,6 +14,11 @@ from asm.operations import OPERATIONS
 from asm.wire.frames import MAX_FRAME, frame
 
 
+@pytest.fixture
+def tree(lasting_tree):
+    return lasting_tree
+
+
 def request(msgid=1, method="get_latest_sequence", arguments=None, meta=None):
     known = OPERATIONS.get(method)
     arguments = {"session_id": "ses_1"} if arguments is None else arguments

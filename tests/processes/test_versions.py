@@ -72,14 +72,14 @@ def test_what_a_later_version_stores_is_kept_and_read_beside_the_rest(any_tree):
     ],
     ids=repr,
 )
-def test_what_no_version_sends_is_not_stored(memory_tree, wrong):
-    error, _ = ask(memory_tree, "append_event", {"event": EVENT | wrong})
+def test_what_no_version_sends_is_not_stored(lasting_memory_tree, wrong):
+    error, _ = ask(lasting_memory_tree, "append_event", {"event": EVENT | wrong})
     assert error["code"] in ("validation_error", "invalid_event_type")
-    with memory_tree.connect() as store:
+    with lasting_memory_tree.connect() as store:
         assert store.get_latest_sequence("ses") == 0
 
 
-def test_a_parameter_of_a_later_version_is_refused(memory_tree):
-    error, _ = ask(memory_tree, "get_events", {"session_id": "ses", "colour": "blue"})
+def test_a_parameter_of_a_later_version_is_refused(lasting_memory_tree):
+    error, _ = ask(lasting_memory_tree, "get_events", {"session_id": "ses", "colour": "blue"})
     assert error["code"] == "validation_error"
     assert "colour" in error["message"]
