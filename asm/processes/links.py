@@ -182,7 +182,11 @@ class Wire(Line):
 
     def hear(self) -> None:
         """Pass on to a client what came for its call."""
-        news = self.caller.hear()
+        try:
+            news = self.caller.hear()
+        except Error:  # the store takes nothing of this connection; whoever said hello hears why
+            self.abort()
+            return
         if news is None:
             return
         call, method, body, rest_at = news
@@ -235,13 +239,19 @@ class Greeting:
         self.answer = answer
 
     def respond(self, body: bytes, rest_at: int) -> None:
-        """Take the answer."""
+        """Take the answer.
+
+        :raises MessageError: when it is none.
+        """
         if self.answer.done():  # nobody waits for it any more
             return
         try:
             _msgid, said = decode_response(body)
         except Error as error:
-            self.answer.set_exception(error)
+            self.fail(error)
+        except MessageError as error:
+            self.fail(Broken(str(error)))
+            raise
         else:
             self.answer.set_result(said if isinstance(said, dict) else {})
 

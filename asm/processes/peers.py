@@ -160,7 +160,7 @@ class Line(Sender, asyncio.BufferedProtocol):
     def hear(self) -> None:
         """Have the engine look at the next message, and do what that means.
 
-        :raises Broken, Error, MessageError: why the connection is of no use any more.
+        :raises Broken, MessageError: when it is what the other side may not say.
         """
         raise NotImplementedError
 
@@ -231,7 +231,7 @@ class Line(Sender, asyncio.BufferedProtocol):
         try:
             for _ in range(min(len(arrived), BATCH)):
                 self.hear()
-        except (Broken, Error, MessageError) as error:
+        except (Broken, MessageError) as error:
             self.refuse(str(error))
             return
         if arrived:

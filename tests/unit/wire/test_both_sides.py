@@ -19,7 +19,6 @@ from asm.wire.streams import MORE, PIECE, Receiving, Sending, chunk
 
 META = msgpack.packb({})
 PACKER = Packer()
-ARRIVES = ["plain", "upload", "download"]
 
 
 def request(msgid, arguments=None):
@@ -208,6 +207,19 @@ class Relay:
         return calls
 
 
+class Client:
+    """A client, who checks what it is told."""
+
+    def __init__(self, msgid, check):
+        self.conversation, self.line = Conversation(None), bytearray()
+        self.conversation._msgid = msgid
+        self.check = check
+
+    def hear(self, data):
+        for call in self.conversation.receive(data):
+            self.check(call)
+
+
 class Sides(RuleBasedStateMachine):
     """A client and a store that say whatever they may, over lines that cut anywhere."""
 
@@ -215,64 +227,62 @@ class Sides(RuleBasedStateMachine):
 
     @initialize(msgid=st.sampled_from([0, 2**32 - 3]), behind=st.sampled_from([0, 2**32 - 5]))
     def connect(self, msgid, behind):
-        self.conversation = Conversation(None)
-        self.conversation._msgid = msgid
-        self.store, self.relay, self.line = Store(), None, bytearray()
-        self.calls, self.expected = [], {}
-        self.sent, self.got = {}, {}  # the bytes of streams, by token
+        self.clients, self.store, self.relay = [Client(msgid, self.check)], Store(), None
+        self.calls, self.whose, self.expected = [], [], {}  # each by token, which is known to the client and the store alone
+        self.sent, self.got = {}, {}  # the bytes of streams
         self.given_up = set()
         self.arrange(behind)
 
     def arrange(self, _behind):
         """Say which line leads where: each from whom it has what was said to who hears it."""
-        self.lines = [lambda: (self, self.store.hear), lambda: (self.store, self.hear)]
+        (client,) = self.clients
+        self.lines = [lambda: (client, self.store.hear), lambda: (self.store, client.hear)]
 
-    # -- the client
+    # -- the clients
 
-    @rule(target=flying, kind=st.sampled_from(ARRIVES))
-    def begin(self, kind):
-        token = len(self.calls)
+    @rule(target=flying, kind=st.sampled_from(["plain", "upload", "download"]), which=st.integers(0, 1))
+    def begin(self, kind, which):
+        token, client = len(self.calls), self.clients[which % len(self.clients)]
         call = Call(upload=kind == "upload", pieces=kind == "download")
         call.waiter = token
         self.calls.append(call)
+        self.whose.append(client)
         self.sent[token] = self.got[token] = b""
-        self.line += self.conversation.request(call, "session.get_run", META, {"token": token, "kind": kind})
+        client.line += client.conversation.request(call, "session.get_run", META, {"token": token, "kind": kind})
         return token
 
     @rule(token=flying, size=st.integers(0, PIECE))
     def send_data(self, token, size):
-        call = self.calls[token]
+        call, client = self.calls[token], self.whose[token]
         if call.sending is not None and not call.answered and size <= call.sending.room and token not in self.given_up:
             piece = bytes([token % 251]) * size
             self.sent[token] += piece
-            self.line += self.conversation.upload(call, memoryview(piece))
+            client.line += client.conversation.upload(call, memoryview(piece))
 
     @rule(token=flying)
     def take(self, token):
-        call = self.calls[token]
+        call, client = self.calls[token], self.whose[token]
         if call.pieces and token not in self.given_up:
-            piece, data = self.conversation.take(call)
+            piece, data = client.conversation.take(call)
             self.got[token] += piece
-            self.line += data
+            client.line += data
 
     @rule(token=flying)
     def give_up(self, token):
-        if token not in self.given_up and not self.calls[token].answered:
+        call, client = self.calls[token], self.whose[token]
+        if token not in self.given_up and not call.answered:
             self.given_up.add(token)
-            self.line += self.conversation.give_up(self.calls[token].msgid)
-
-    def hear(self, data):
-        for call in self.conversation.receive(data):
-            assert call.waiter not in self.given_up, "news of a call that was given up"
-            if call.answered:
-                self.check(call)
+            client.line += client.conversation.give_up(call.msgid)
 
     def check(self, call):
-        try:
-            found = call.outcome()
-        except asm.Error as error:
-            found = error.message
-        assert found == self.expected[call.waiter]
+        """Look at the news of a call."""
+        assert call.waiter not in self.given_up, "news of a call that was given up"
+        if call.answered:
+            try:
+                found = call.outcome()
+            except asm.Error as error:
+                found = error.message
+            assert found == self.expected[call.waiter]
 
     # -- the store
 
@@ -283,7 +293,7 @@ class Sides(RuleBasedStateMachine):
             size = min(size, work.untaken)
             work.untaken -= size
             if more_may_come := work.receiving.take(size):
-                self.store.say(self.store.callee.more(work, more_may_come))
+                work.store.say(work.store.callee.more(work, more_may_come))
 
     @rule(token=flying, size=st.integers(0, PIECE))
     def send_result(self, token, size):
@@ -317,7 +327,7 @@ class Sides(RuleBasedStateMachine):
 
     # -- the lines
 
-    @rule(data=st.data(), which=st.integers(0, 3))
+    @rule(data=st.data(), which=st.integers(0, 5))
     def deliver(self, data, which):
         source, hear = self.lines[which % len(self.lines)]()
         if source.line:
@@ -332,10 +342,10 @@ class Sides(RuleBasedStateMachine):
 
     @rule(noise=st.sampled_from([["news", [1]], ["refused", [1]]]))
     def say_what_who_is_called_does_not_know(self, noise):
-        self.line += frame(msgpack.packb([2, *noise]))
+        self.clients[0].line += frame(msgpack.packb([2, *noise]))
 
     def engines(self):
-        return [self.conversation, self.store.callee]
+        return [*(client.conversation for client in self.clients), self.store.callee]
 
     @invariant()
     def nothing_is_lost(self):
@@ -351,34 +361,39 @@ class Sides(RuleBasedStateMachine):
 
     def teardown(self):
         self.settle()
-        for call in self.calls:
-            if call.sending is not None and not call.answered and call.waiter not in self.given_up:
-                assert self.store.works[call.waiter].bytes == self.sent[call.waiter]
-        for token, work in self.store.works.items():
-            self.answer(token, fails=work.receiving is None)
+        for token, call in enumerate(self.calls):
+            if call.sending is not None and not call.answered and token not in self.given_up:
+                assert self.store.works[token].bytes == self.sent[token]
+        for token in range(len(self.calls)):
+            self.answer(token, fails=token % 2)
         self.settle()
-        for call in self.calls:
-            assert call.answered or call.waiter in self.given_up
-            while call.receiving is not None and call.pieces and call.waiter not in self.given_up:
-                self.got[call.waiter] += self.conversation.take(call)[0]
-            if call.receiving is not None and call.waiter not in self.given_up and call.error is None:
-                assert self.got[call.waiter] == self.sent[call.waiter]
+        for token, call in enumerate(self.calls):
+            assert call.answered or token in self.given_up
+            if call.receiving is not None and token not in self.given_up:
+                while call.pieces:
+                    self.take(token)
+                if call.error is None:
+                    assert self.got[token] == self.sent[token]
         self.nothing_is_lost()
         assert all(work.is_over for work in self.store.works.values())
         assert [engine.calls for engine in self.engines()] == [{}] * len(self.engines())
 
 
 class Relayed(Sides):
-    """The same with a relay between them, behind which the connection may be lost."""
+    """Two clients of a relay, behind which the connection to the store may be lost."""
 
     def arrange(self, behind):
         self.relay = Relay(behind)
-        self.front = self.relay.front()
+        self.clients.append(Client(0, self.check))
+        one, other = self.clients
+        self.fronts = front, beside = self.relay.front(), self.relay.front()
         self.lines = [
-            lambda: (self, self.front.hear),
+            lambda: (one, front.hear),
+            lambda: (other, beside.hear),
             lambda: (self.relay, self.store.hear),
             lambda: (self.store, self.relay.hear),
-            lambda: (self.front, self.hear),
+            lambda: (beside, other.hear),
+            lambda: (front, one.hear),
         ]
 
     @precondition(lambda self: self.relay.greeting.answer)
@@ -386,18 +401,16 @@ class Relayed(Sides):
     def lose_the_store(self):
         works = self.store.works
         self.store.lost()
-        for call in self.relay.lost(asm.Error("storage_error", "gone")):
-            self.expected[self.token_of(call.msgid)] = "gone"
+        for passed in self.relay.lost(asm.Error("storage_error", "gone")):
+            client = self.clients[self.fronts.index(passed.front)]
+            (token,) = [call.waiter for call in self.calls if self.whose[call.waiter] is client and call.msgid == passed.msgid]
+            self.expected[token] = "gone"
         self.store = Store()
         self.store.works = works  # some are at work still, and answer late
         self.relay.connect()
 
-    def token_of(self, msgid):
-        (token,) = {call.waiter for call in self.calls if call.msgid == msgid}
-        return token
-
     def engines(self):
-        return [*super().engines(), self.front.callee, self.relay.caller]
+        return [*super().engines(), *(front.callee for front in self.fronts), self.relay.caller]
 
 
 for machine in (Sides, Relayed):
