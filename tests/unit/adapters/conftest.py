@@ -1,4 +1,4 @@
-"""Programs in processes of their own, for what several processes do to one store; and models that stores are compared with."""
+"""What several modules share: a store in each database, programs in processes of their own, and models to compare with."""
 
 import random
 import subprocess
@@ -6,8 +6,12 @@ import sys
 import textwrap
 
 import pytest
+import sqlalchemy
 from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
+
+from asm.adapters import SqlSessionStore
+from asm.adapters.sql.urls import parse_url
 
 PROLOGUE = """
 import sys
@@ -18,6 +22,33 @@ from asm.core.values import Event, Run, Session
 def say(*words):
     print(*words, flush=True)
 """
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request, tmp_path):
+    """The URL of an empty database: SQLite, then PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/sessions.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def store(url):
+    """A store in an empty database of either kind."""
+    with SqlSessionStore(url=url) as made:
+        yield made
+
+
+@pytest.fixture
+def behind(url):
+    """A function that runs a statement behind the store's back."""
+    engine = sqlalchemy.create_engine(parse_url(url), poolclass=sqlalchemy.pool.NullPool)
+
+    def execute(statement, **parameters):
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text(statement), parameters)
+
+    return execute
 
 
 class Program:

@@ -16,19 +16,6 @@ PATIENCE = 60
 MANY = 5 * STEP
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/sessions.db"
-    return request.getfixturevalue("postgres_url")
-
-
-@pytest.fixture
-def store(url):
-    with SqlSessionStore(url=url) as made:
-        yield made
-
-
 @pytest.fixture
 def paused(monkeypatch):
     """Nothing is removed beyond the first step, until this is called."""

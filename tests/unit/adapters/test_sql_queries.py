@@ -9,34 +9,8 @@ import sqlalchemy
 
 from asm.adapters import SqlSessionStore
 from asm.adapters.sql import reading
-from asm.adapters.sql.urls import parse_url
 from asm.core.results import Page
 from asm.testing.samples import at, event, run, session
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/sessions.db"
-    return request.getfixturevalue("postgres_url")
-
-
-@pytest.fixture
-def store(url):
-    with SqlSessionStore(url=url) as made:
-        yield made
-
-
-@pytest.fixture
-def behind(url):
-    """A function that runs a statement behind the store's back."""
-    engine = sqlalchemy.create_engine(parse_url(url), poolclass=sqlalchemy.pool.NullPool)
-
-    def execute(statement, **parameters):
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.text(statement), parameters)
-
-    return execute
 
 
 def ids(found):

@@ -12,13 +12,6 @@ from asm.adapters.sql import imports, upkeep
 from asm.testing.samples import at, event, refused, run, session
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/sessions.db"
-    return request.getfixturevalue("postgres_url")
-
-
 @pytest.fixture
 def store(url, monkeypatch):
     monkeypatch.setattr(imports, "BATCH", 7)
