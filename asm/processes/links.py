@@ -1,8 +1,8 @@
 """Links: how a composite reaches a running store.
 
-    call ──► Link ──► Wire: an id of its own ──► the store
-    answer ◄───────── Wire: whose call was it? ◄──┘     lost: every call in flight is answered at once
-              Dialer: connects, says hello, and again whenever the connection is lost
+    call ──► Link ──► Upstream: an id of its own ──► the store
+    answer ◄───────── Upstream: whose call was it? ◄─────┘     lost: every call in flight is answered at once
+                 Dialer: connects, says hello, and again whenever the connection is lost
 
 A link never waits and decodes nothing but the head of a message: it has an id of its own written in front, and passes the rest
 on as it is. Which call an answer is for is known to the engine (:mod:`asm.wire.conversation`).
@@ -74,7 +74,7 @@ class Link:
         """The contracts that the store serves, as far as it has said."""
         self._name = target.name
         self._most_untaken = limits.bytes_untaken
-        self._wire: Wire | None = None
+        self._upstream: Upstream | None = None
         """The connection, as long as there is one and the store has said hello."""
         self._interrupted: Error | None = None
         self._dialer = Dialer(self, target, contract, key, limits.bytes_untaken)
@@ -99,8 +99,8 @@ class Link:
 
     def take(self, call: Call) -> None:
         """Pass a call on, or say at once why not."""
-        wire, head, body = self._wire, call.head, call.body
-        if wire is None or wire.caller.lost is not None:
+        upstream, head, body = self._upstream, call.head, call.body
+        if upstream is None or upstream.caller.lost is not None:
             reason = (
                 ("backend_failed", "has failed") if self._dialer.is_refused else ("backend_restarting", "is being restarted")
             )
@@ -108,23 +108,23 @@ class Link:
         elif len(body) - head.method_at > MAX_FRAME - HEAD_BYTES:
             problem = f"a message of {len(body)} bytes cannot be passed on; at most {MAX_FRAME - HEAD_BYTES} can"
             call.fail(Error("validation_error", problem, details={"byte_size": len(body)}))
-        elif wire.account.is_slow and wire.unsent > self._most_untaken:
+        elif upstream.account.is_slow and upstream.unsent > self._most_untaken:
             call.fail(overloaded(f"{self._name} does not keep up"))
         else:
-            call.work, call.body = wire, b""
-            call.key = wire.caller.number(call)
-            wire.send(*wire.caller.pass_on(call.key, body[head.method_at :]))
+            call.work, call.body = upstream, b""
+            call.key = upstream.caller.number(call)
+            upstream.send(*upstream.caller.pass_on(call.key, body[head.method_at :]))
 
     def interrupt(self, error: Error) -> None:
         """Answer those who wait for what may not happen for long, and let the store know."""
         self._interrupted = error
-        for call in [] if self._wire is None else list(self._wire.caller.calls.values()):
+        for call in [] if self._upstream is None else list(self._upstream.caller.calls.values()):
             if isinstance(call, Call) and call.waits:
                 call.stop(error)
 
     def close(self) -> None:
         """Disconnect for good."""
-        self._wire = None
+        self._upstream = None
         self._dialer.close()
 
     # -- what the connection calls
@@ -136,21 +136,21 @@ class Link:
             if self._interrupted is not None:
                 call.stop(self._interrupted)
 
-    def lost(self, wire: Wire, calls: list[Call]) -> None:
+    def lost(self, upstream: Upstream, calls: list[Call]) -> None:
         """Answer every call in flight, and those that wait for their turn: the store is gone, and nobody waits on a corpse."""
-        if wire is self._wire:
+        if upstream is self._upstream:
             calls += self._lane.waiting()
             _log.warning("store lost", extra={"store": self._name, "in_flight": len(calls)})
-            self._wire = None
+            self._upstream = None
             for call in calls:
                 call.fail(self._gone("backend_exited", "went away during the call", call.head.method))
-        self._dialer.lost(wire)
+        self._dialer.lost(upstream)
 
     # -- what the dialer calls
 
-    def connected(self, wire: Wire, contracts: tuple[str, ...]) -> None:
+    def connected(self, upstream: Upstream, contracts: tuple[str, ...]) -> None:
         """Pass calls on from now on."""
-        self._wire, self.contracts = wire, contracts
+        self._upstream, self.contracts = upstream, contracts
 
     # -- inside
 
@@ -159,7 +159,7 @@ class Link:
         return Error("storage_error", f"{self._name} {what}", details=details)
 
 
-class Wire(Line):
+class Upstream(Line):
     """A connection to the store, on which the calls of many are made.
 
     :param link: told of what is not of a call alone.
@@ -268,7 +268,7 @@ class Dialer:
     :param target: the store.
     :param contract: the contract that is expected of it.
     :param key: what the processes of our tree say to know each other.
-    :param most_untaken: as for :class:`Wire`.
+    :param most_untaken: as for :class:`Upstream`.
     """
 
     def __init__(self, link: Link, target: Named, contract: str, key: str | None, most_untaken: int) -> None:
@@ -279,7 +279,7 @@ class Dialer:
         self._contract = contract
         self._hello = {"relay": True} | ({} if key is None else {"tree": key})
         self._most_untaken = most_untaken
-        self._wire: Wire | None = None
+        self._upstream: Upstream | None = None
         self._gone = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -310,17 +310,17 @@ class Dialer:
                 )
         self._keeping = asyncio.create_task(self._keep_connected())
 
-    def lost(self, wire: Wire) -> None:
+    def lost(self, upstream: Upstream) -> None:
         """Connect again."""
-        if wire is self._wire:
+        if upstream is self._upstream:
             self._gone.set()
 
     def close(self) -> None:
         """Disconnect for good."""
         if self._keeping is not None:
             self._keeping.cancel()
-        if self._wire is not None:
-            self._wire.abort()
+        if self._upstream is not None:
+            self._upstream.abort()
 
     async def _reach(self) -> tuple[str, ...]:
         """Connect; return the contracts that the store serves, when it has said so.
@@ -330,16 +330,18 @@ class Dialer:
         """
         loop = asyncio.get_running_loop()
         check_owner(self._target.path)
-        transport, wire = await loop.create_unix_connection(lambda: Wire(self._link, self._most_untaken), self._target.path)
-        self._wire = wire
+        transport, upstream = await loop.create_unix_connection(
+            lambda: Upstream(self._link, self._most_untaken), self._target.path
+        )
+        self._upstream = upstream
         self._gone.clear()
         try:
             check_listener(transport.get_extra_info("socket"), self._target.path)
-            contracts = tuple((await wire.greet(self._hello)).get("contracts", ()))
+            contracts = tuple((await upstream.greet(self._hello)).get("contracts", ()))
         except BaseException:
-            wire.abort()
+            upstream.abort()
             raise
-        self._link.connected(wire, contracts)
+        self._link.connected(upstream, contracts)
         self.is_refused = False
         return contracts
 

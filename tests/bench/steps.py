@@ -26,7 +26,7 @@ from asm.processes.access import Access
 from asm.processes.gate import Gate
 from asm.processes.hosted import Hosted
 from asm.processes.limits import Limits
-from asm.processes.links import Link, Named, Wire
+from asm.processes.links import Link, Named, Upstream
 from asm.processes.service import Service
 
 HEAD = ("step, alone and warm", "µs of a processor")
@@ -162,8 +162,8 @@ def _worker():
 
 def _composite():
     link = Link(Named("bench", "/nowhere"), "session", Limits())
-    link._wire = _connected(Wire(link, Limits().bytes_untaken))
-    return link, link._wire
+    link._upstream = _connected(Upstream(link, Limits().bytes_untaken))
+    return link, link._upstream
 
 
 def _connected(line):

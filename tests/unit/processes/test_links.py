@@ -10,7 +10,7 @@ import asm
 from asm.processes.access import Access
 from asm.processes.gate import Gate
 from asm.processes.limits import Limits
-from asm.processes.links import Link, Named, Wire
+from asm.processes.links import Link, Named, Upstream
 from asm.processes.loops import run
 from asm.processes.service import Service
 from asm.wire.frames import Splitter, frame
@@ -49,15 +49,15 @@ class Composite:
         self.gate = Gate("C", Limits(), Access())
         self.gate.routes = Service({"session": self.link}).routes
         self.client, self.store = End(), End()
-        self.wire = await self._connect(lambda: Wire(self.link, 1000), self.store)
+        self.upstream = await self._connect(lambda: Upstream(self.link, 1000), self.store)
         self.peer = await self._connect(self.gate.accept, self.client)
         for _ in range(60):  # it has had many small answers
             self.peer.account.answered(10)
-        self.link.connected(self.wire, ("session",))
+        self.link.connected(self.upstream, ("session",))
         return self
 
     async def __aexit__(self, *_exception):
-        for line, end in ((self.peer, self.client), (self.wire, self.store)):
+        for line, end in ((self.peer, self.client), (self.upstream, self.store)):
             line.abort()
             end.close()
         await asyncio.sleep(0)
@@ -82,7 +82,7 @@ def test_each_answer_goes_to_its_call_under_the_id_that_the_client_chose():
             assert [message[2:] for message in asked] == [["session.get_session", [{}, {"session_id": "s"}]]] * 2
             await composite.store.say([1, asked[1][1], None, "nine"], [1, asked[0][1], None, "seven"])
             assert await composite.client.hear(2) == [[1, 9, None, "nine"], [1, 7, None, "seven"]]
-            assert (composite.wire.caller.calls, composite.peer.callee.calls, composite.gate.admission.calls) == ({}, {}, 0)
+            assert (composite.upstream.caller.calls, composite.peer.callee.calls, composite.gate.admission.calls) == ({}, {}, 0)
 
     run(scenario())
 
@@ -107,7 +107,7 @@ def test_a_store_that_goes_or_breaks_the_protocol_is_answered_for(said):
 def test_a_call_that_comes_while_a_connection_ends_has_its_answer():
     async def scenario():
         async with Composite() as composite:
-            composite.wire.abort()
+            composite.upstream.abort()
             composite.peer.take_in(frame(msgpack.packb([0, 1, "session.get_session", [{}, {}]])))
             assert reasons(await composite.client.hear(1)) == {1: "backend_restarting"}
 
@@ -129,7 +129,7 @@ def test_a_call_that_comes_while_a_connection_ends_has_its_answer():
 def test_hello_is_answered_or_failed(answer, outcome):
     async def scenario():
         async with Composite() as composite:
-            asked = composite.wire.greet({"relay": True})
+            asked = composite.upstream.greet({"relay": True})
             (hello,) = await composite.store.hear(1)
             assert hello == [0, 1, "hello", [{}, {"relay": True}]]
             await composite.store.say(answer)
