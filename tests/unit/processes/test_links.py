@@ -114,18 +114,18 @@ def test_a_call_that_comes_while_a_connection_ends_has_its_answer():
     run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("answer", "outcome"),
-    [
-        (PACKER.result(1, {"contracts": ["session"]}), {"contracts": ["session"]}),
-        (PACKER.result(1, 5), {}),
-        (PACKER.error(1, asm.Error("invalid_operation", "no")), "invalid_operation"),
-        (PACKER.refusal(asm.Error("storage_error", "full")), "storage_error"),
-        (PACKER.result(1, None) + b"\xc0", ConnectionResetError),
-        (PACKER.result(2, None), ConnectionResetError),
-        (b"", ConnectionResetError),
-    ],
-)
+ANSWERS = {
+    "who it is": (PACKER.result(1, {"contracts": ["session"]}), {"contracts": ["session"]}),
+    "no map": (PACKER.result(1, 5), {}),
+    "an error": (PACKER.error(1, asm.Error("invalid_operation", "no")), "invalid_operation"),
+    "a refusal": (PACKER.refusal(asm.Error("storage_error", "full")), "storage_error"),
+    "something behind": (PACKER.result(1, None) + b"\xc0", ConnectionResetError),
+    "an answer to something else": (PACKER.result(2, None), ConnectionResetError),
+    "nothing": (b"", ConnectionResetError),
+}
+
+
+@pytest.mark.parametrize(("answer", "outcome"), ANSWERS.values(), ids=ANSWERS)
 def test_hello_is_answered_or_failed(answer, outcome):
     async def scenario():
         async with Composite() as composite:
