@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
+import botocore.session
 import hypothesis
 import psycopg
 import pytest
@@ -231,6 +232,8 @@ def aws():
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
             patch.delenv(name, raising=False)
+        # To read the description of S3 anew for each store takes longer than most tests.
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         yield
 
 

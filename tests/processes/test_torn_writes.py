@@ -228,7 +228,7 @@ artifact_store = "dev.artifacts"
 @pytest.fixture
 def some_steps(campaign):
     """How many steps lie between two kills: what becomes of each is shown above."""
-    return 1 if campaign else 3
+    return 1 if campaign else 7
 
 
 @pytest.fixture

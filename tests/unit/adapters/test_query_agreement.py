@@ -244,7 +244,7 @@ def test_the_stores_agree(request, stores, name):
     check = given(questions(name), owner if name == "get_events" else st.none() | st.none() | owner)(ask)
     number = random.randrange(2**32) if campaign else 11
     print(f"seed {number}")
-    settings(max_examples=3000 if campaign else 25, database=None, phases=[Phase.generate])(seed(number)(check))()
+    settings(max_examples=3000 if campaign else 15, database=None, phases=[Phase.generate])(seed(number)(check))()
 
 
 def test_the_stores_agree_on_each_session(stores):
