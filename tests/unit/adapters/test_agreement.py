@@ -746,13 +746,13 @@ def opened():
         store.close()
 
 
-@pytest.mark.parametrize(("kind", "examples"), [(memory, 80), (sqlite, 30), (postgres, 20)])
+@pytest.mark.parametrize(("kind", "examples"), [(memory, 80), (sqlite, 20), (postgres, 12)])
 def test_a_session_store_keeps_the_contract(request, kind, examples, explore):
     empty = kind(request)
     explore(lambda: Complete(empty()), examples=examples, steps=30)
 
 
-@pytest.mark.parametrize(("kind", "examples"), [(sqlite, 50), (postgres, 20)])
+@pytest.mark.parametrize(("kind", "examples"), [(sqlite, 30), (postgres, 12)])
 def test_what_is_written_together_comes_to_the_same_as_one_after_the_other(request, kind, examples, explore):
     empty = kind(request)
     explore(lambda: Together(empty()), examples=examples, steps=40)
