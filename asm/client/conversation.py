@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from asm.core.errors import Error
 from asm.operations import Operation
+from asm.wire import messages
 from asm.wire.calls import Rows, decode_result, encode_arguments
 from asm.wire.conversation import Broken, Caller, read_head
 from asm.wire.frames import MAX_FRAME, frame, framed
@@ -164,7 +165,7 @@ class Conversation(Caller[Call | Hello]):
         super().__init__()
         self._greeting = b""
         if hello is not None:
-            self._greeting = frame(self.packer.request(self.number(Hello()), HELLO.decode(), hello))
+            self._greeting = frame(messages.request(self.number(Hello()), HELLO.decode(), hello))
 
     @property
     def missing(self) -> int:
@@ -198,7 +199,7 @@ class Conversation(Caller[Call | Hello]):
         :raises Broken, Error: why the connection is lost.
         """
         msgid = self.number(call)
-        body = self.packer.call(msgid, method, meta, arguments)
+        body = messages.call(msgid, method, meta, arguments)
         if len(body) > MAX_VALUES and (error := _too_much(method, body)):
             del self.calls[msgid]
             raise error
@@ -217,7 +218,7 @@ class Conversation(Caller[Call | Hello]):
         assert call.sending is not None
         if not isinstance(piece, int):
             call.sending.sent(len(piece))
-        return b"".join(framed(*chunk(self.packer, call.msgid, piece)))
+        return b"".join(framed(*chunk(call.msgid, piece)))
 
     def take(self, call: Call) -> tuple[bytes, bytes]:
         """Return the next of a call's :attr:`Call.pieces`, and what is to be sent for having taken it."""
@@ -226,7 +227,7 @@ class Conversation(Caller[Call | Hello]):
         size = call.receiving.take(len(piece))
         if not size or call.answered:
             return piece, b""
-        return piece, frame(more(self.packer, call.msgid, size))
+        return piece, frame(more(call.msgid, size))
 
     def receive(self, data: bytes | memoryview) -> list[Call]:
         """Take in what arrived; return the calls about which there is news, in its order."""

@@ -21,6 +21,7 @@ from asm.operations import METHODS, OPTIONAL
 from asm.processes.accounts import Account, Client, Lane
 from asm.processes.limits import Limits, overloaded
 from asm.processes.peers import Call, Line
+from asm.wire import messages
 from asm.wire.conversation import Broken, Caller
 from asm.wire.frames import MAX_FRAME, framed
 from asm.wire.messages import HELLO, MALFORMED, WAITS, MessageError, decode_response, operation_name
@@ -175,7 +176,7 @@ class Upstream(Line):
     def greet(self, arguments: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
         """Ask who the store is; return what becomes the answer."""
         greeting = Greeting(self._loop.create_future())
-        self.send(*framed(self.caller.packer.request(self.caller.number(greeting), HELLO.decode(), arguments)))
+        self.send(*framed(messages.request(self.caller.number(greeting), HELLO.decode(), arguments)))
         return greeting.answer
 
     # -- what the line calls

@@ -125,6 +125,7 @@ class Sender(asyncio.BaseProtocol):
         """End."""
         self._transport = None
         self._outgoing.clear()
+        self.account.peer = None  # in a circle it would stay, with all that it holds, until circles are looked for
 
 
 class Loop(asyncio.SelectorEventLoop):

@@ -19,6 +19,7 @@ import struct
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from asm.core.errors import Error
+from asm.wire import messages
 from asm.wire.calls import decode_params
 from asm.wire.frames import MAX_FRAME, Splitter, frame, framed
 from asm.wire.messages import (
@@ -33,7 +34,6 @@ from asm.wire.messages import (
     WAITS,
     Head,
     MessageError,
-    Packer,
     read_msgid,
     read_refusal,
     read_uint,
@@ -81,7 +81,6 @@ class Side(Generic[C]):
         """What is in flight, by msgid."""
         self.lost: Broken | Error | None = None
         """Why the connection is of no use any more: what broke it, or what the other side said."""
-        self.packer = Packer()
         self.splitter = Splitter(limit)
         self.feed = self.splitter.feed
         """Takes in bytes that arrived."""
@@ -144,7 +143,7 @@ class Caller(Side[C]):
         """Forget a call; return what tells the other side, if it was not answered. An answer that comes later is dropped."""
         if self.calls.pop(msgid, None) is None or self.lost is not None:
             return b""
-        return frame(self.packer.notification(CANCEL, [msgid]))
+        return frame(messages.notification(CANCEL, [msgid]))
 
     def hear(self) -> News[C] | None:
         """Look at the next message; return its news, or ``None`` for what nobody waits for, or what is unknown.
@@ -296,7 +295,7 @@ class Callee(Side[S]):
 
     def fail(self, call: S, error: Error) -> Parts:
         """Return the answer to a call that failed; nothing, as :meth:`respond`."""
-        return self.respond(call, self.packer.failed(error))
+        return self.respond(call, messages.failed(error))
 
     def answer(self, msgid: int, result: bytes) -> Parts:
         """Return the answer to a request that is no call."""
@@ -304,7 +303,7 @@ class Callee(Side[S]):
 
     def refuse(self, msgid: int, error: Error) -> Parts:
         """Return why a request becomes no call."""
-        return framed(self.packer.error(msgid, error))
+        return framed(messages.error(msgid, error))
 
     def malformed(self, msgid: int) -> Parts:
         """Forget a call of which the params, or the stream, cannot be decoded, and make its writer pay with the connection.
@@ -315,27 +314,27 @@ class Callee(Side[S]):
         self.calls.pop(msgid, None)
         if not self.is_relay:
             raise self.lose(Broken("the params of its request cannot be decoded"))
-        return framed(self.packer.notification(MALFORMED, [msgid]))
+        return framed(messages.notification(MALFORMED, [msgid]))
 
     def waits(self, call: S) -> Parts:
         """Return what lets a relay know that a call waits for what may not happen for long, and keeps no other waiting."""
         if not self.is_relay or call.was_told or self.calls.get(call.msgid) is not call:
             return ()
         call.was_told = True
-        return framed(self.packer.notification(WAITS, [call.msgid]))
+        return framed(messages.notification(WAITS, [call.msgid]))
 
     def chunk(self, call: S, piece: bytes) -> Parts:
         """Return what carries the next bytes of a call's answer."""
-        return framed(*chunk(self.packer, call.msgid, piece)) if self.calls.get(call.msgid) is call else ()
+        return framed(*chunk(call.msgid, piece)) if self.calls.get(call.msgid) is call else ()
 
     def more(self, call: S, size: int) -> Parts:
         """Return what lets more of a call's data come."""
-        return framed(more(self.packer, call.msgid, size)) if self.calls.get(call.msgid) is call else ()
+        return framed(more(call.msgid, size)) if self.calls.get(call.msgid) is call else ()
 
     def turn_away(self, error: Error) -> Parts:
         """Take nothing of the connection; return what says why."""
         self.lose(error)
-        return framed(self.packer.refusal(error))
+        return framed(messages.refusal(error))
 
     def _notice(self, head: Head, body: bytes) -> None:
         """Take a notification. One for a call that has ended means nothing any more, nor does one that is unknown."""

@@ -36,7 +36,6 @@ __all__ = [
     "WAITS",
     "Head",
     "MessageError",
-    "Packer",
     "array_head",
     "decode",
     "decode_checked",
@@ -141,49 +140,50 @@ def result_head(msgid: int) -> bytes:
     return response_head(msgid) + b"\xc0"
 
 
-class Packer:
-    """Encodes messages. Not for several threads at once: one for each connection or thread."""
+def request(msgid: int, method: str, arguments: dict[str, Any], meta: dict[str, Any] | None = None) -> bytes:
+    """Return the body of a request."""
+    return call(msgid, method, packed(meta or {}), arguments)
 
-    def __init__(self) -> None:
-        self._pack = msgpack.Packer(datetime=True, use_bin_type=True).pack
 
-    def request(self, msgid: int, method: str, arguments: dict[str, Any], meta: dict[str, Any] | None = None) -> bytes:
-        """Return the body of a request."""
-        return self.call(msgid, method, self._pack(meta or {}), arguments)
+def call(msgid: int, method: str, meta: bytes, arguments: dict[str, Any]) -> bytes:
+    """Return the body of a request whose meta is encoded already: that of many is the same."""
+    pack = _packers.pack
+    return b"".join((request_head(msgid), pack(method), b"\x92", meta, pack(arguments)))
 
-    def call(self, msgid: int, method: str, meta: bytes, arguments: dict[str, Any]) -> bytes:
-        """Return the body of a request whose meta is encoded already: that of many is the same."""
-        return b"".join((request_head(msgid), self._pack(method), b"\x92", meta, self._pack(arguments)))
 
-    def result(self, msgid: int, result: Any) -> bytes:
-        """Return the body of a response to a call that went well."""
-        return result_head(msgid) + self._pack(result)
+def result(msgid: int, value: Any) -> bytes:
+    """Return the body of a response to a call that went well."""
+    return result_head(msgid) + packed(value)
 
-    def error(self, msgid: int, error: Error) -> bytes:
-        """Return the body of a response to a call that failed."""
-        return response_head(msgid) + self.failed(error)
 
-    def failed(self, error: Error) -> bytes:
-        """Return what stands in such a response behind the msgid."""
-        encoded: bytes = self._pack(_fields(error))
-        return encoded + NIL
+def error(msgid: int, cause: Error) -> bytes:
+    """Return the body of a response to a call that failed."""
+    return response_head(msgid) + failed(cause)
 
-    def refusal(self, error: Error) -> bytes:
-        """Return the body of the notification that says why a connection is refused."""
-        return self.notification(REFUSED, [_fields(error)])
 
-    def notification(self, method: bytes, params: list[Any]) -> bytes:
-        """Return the body of a notification."""
-        return b"\x93\x02" + self._pack(method.decode()) + self._pack(params)
+def failed(cause: Error) -> bytes:
+    """Return what stands in such a response behind the msgid."""
+    return packed(_fields(cause)) + NIL
 
-    @staticmethod
-    def stream_head(method: bytes, msgid: int) -> bytes:
-        """Return the beginning of a stream's message; what it carries follows."""
-        return b"\x93\x02" + bytes((0xA0 + len(method),)) + method + b"\x92\xce" + _UINT32.pack(msgid)
 
-    def stream(self, method: bytes, msgid: int, carried: bytes | memoryview | int) -> bytes:
-        """Return the body of a stream's message."""
-        return self.stream_head(method, msgid) + self._pack(carried)
+def refusal(cause: Error) -> bytes:
+    """Return the body of the notification that says why a connection is refused."""
+    return notification(REFUSED, [_fields(cause)])
+
+
+def notification(method: bytes, params: list[Any]) -> bytes:
+    """Return the body of a notification."""
+    return b"\x93\x02" + packed(method.decode()) + packed(params)
+
+
+def stream_head(method: bytes, msgid: int) -> bytes:
+    """Return the beginning of a stream's message; what it carries follows."""
+    return b"\x93\x02" + bytes((0xA0 + len(method),)) + method + b"\x92\xce" + _UINT32.pack(msgid)
+
+
+def stream(method: bytes, msgid: int, carried: bytes | memoryview | int) -> bytes:
+    """Return the body of a stream's message."""
+    return stream_head(method, msgid) + packed(carried)
 
 
 def read_uint(body: bytes, at: int) -> tuple[int, int]:
@@ -274,7 +274,7 @@ def error_code(body: bytes, at: int) -> str | None:
     """
     if body[at : at + 1] == NIL:
         return None
-    error = msgpack.Unpacker()
+    error = msgpack.Unpacker(read_size=MAX_META)
     error.feed(memoryview(body)[at:])
     try:
         for _ in range(error.read_map_header()):

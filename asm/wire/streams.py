@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import msgpack
 
-from asm.wire.messages import MessageError, Packer, decode_checked, packed, read_uint
+from asm.wire import messages
+from asm.wire.messages import MessageError, decode_checked, packed, read_uint
 
 __all__ = [
     "CHUNK",
@@ -141,21 +142,21 @@ def counted(pieces: Iterable[memoryview]) -> Iterator[memoryview | int]:
     yield total
 
 
-def chunk(packer: Packer, msgid: int, data: bytes | memoryview | int) -> tuple[bytes | memoryview, ...]:
+def chunk(msgid: int, data: bytes | memoryview | int) -> tuple[bytes | memoryview, ...]:
     """Return the body that carries the next bytes of a stream, or their number at its end: its parts, the bytes uncopied."""
     if isinstance(data, int):
-        return (packer.stream(CHUNK, msgid, data),)
-    return Packer.stream_head(CHUNK, msgid) + _bin_head(len(data)), data
+        return (messages.stream(CHUNK, msgid, data),)
+    return messages.stream_head(CHUNK, msgid) + _bin_head(len(data)), data
 
 
-def more(packer: Packer, msgid: int, size: int) -> bytes:
+def more(msgid: int, size: int) -> bytes:
     """Return the body that lets more bytes come."""
-    return packer.stream(MORE, msgid, size)
+    return messages.stream(MORE, msgid, size)
 
 
 def relayed(method: bytes, msgid: int, body: bytes, rest_at: int) -> tuple[bytes, memoryview]:
     """Return the parts of a stream's message with another msgid; ``rest_at`` is where the rest begins in ``body``."""
-    return Packer.stream_head(method, msgid), memoryview(body)[rest_at:]
+    return messages.stream_head(method, msgid), memoryview(body)[rest_at:]
 
 
 def streamed(body: bytes, params_at: int) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from scripted import Gone, Wire
 import asm
 import asm.aio
 from asm.core.errors import Error
+from asm.wire import messages
 from asm.wire.frames import frame
-from asm.wire.messages import Packer
 
 PATIENCE = 30.0
 
@@ -72,7 +72,7 @@ def serving(listener, serve):
     assert not thread.is_alive()
 
 
-REFUSAL = frame(Packer().refusal(Error("storage_error", "full", details={"reason": "overloaded"})))
+REFUSAL = frame(messages.refusal(Error("storage_error", "full", details={"reason": "overloaded"})))
 
 
 @both

@@ -11,8 +11,9 @@ from scripted import PATIENCE, Server
 import asm
 import asm.aio
 from asm.core.errors import Error
+from asm.wire import messages
 from asm.wire.frames import frame
-from asm.wire.messages import PROTOCOL, Packer
+from asm.wire.messages import PROTOCOL
 from asm.wire.streams import PIECE, WINDOW, opened
 
 SHORT = 0.3
@@ -189,7 +190,7 @@ def answers_that_nobody_waits_for_first(wire, msgid):
 
 @situation(number, 7)
 def answered_byte_by_byte(wire, msgid):
-    for byte in frame(Packer().result(msgid, 7)):
+    for byte in frame(messages.result(msgid, 7)):
         wire.send(bytes([byte]))
 
 
@@ -232,12 +233,12 @@ def cut_in_the_length(wire, msgid):
 
 @lost(number)
 def cut_in_the_head(wire, msgid):
-    wire.send(frame(Packer().result(msgid, 7))[:8])
+    wire.send(frame(messages.result(msgid, 7))[:8])
 
 
 @lost(events)
 def cut_in_a_body(wire, msgid):
-    wire.send(frame(Packer().result(msgid, [{"id": "e"}] * 1000))[:500])
+    wire.send(frame(messages.result(msgid, [{"id": "e"}] * 1000))[:500])
 
 
 @lost(get)
@@ -304,7 +305,7 @@ def a_stream_that_ends_as_if_it_came_from_a_client(wire, msgid):
 
 @lost(number)
 def a_request_to_the_client(wire, msgid):
-    wire.send(frame(Packer().request(1, "session.get_run", {})))
+    wire.send(frame(messages.request(1, "session.get_run", {})))
     wire.read()
 
 

@@ -8,8 +8,9 @@ import time
 
 import msgpack
 
+from asm.wire import messages
 from asm.wire.frames import Splitter, frame, framed
-from asm.wire.messages import PROTOCOL, Packer, decode
+from asm.wire.messages import PROTOCOL, decode
 from asm.wire.streams import chunk, more
 
 PATIENCE = 30.0
@@ -27,7 +28,6 @@ class Wire:
         self._splitter = Splitter()
         self._unread = []
         self._hello = {"name": "S", "protocol": PROTOCOL, "version": "1", "contracts": []} | (hello or {})
-        self._packer = Packer()
 
     def read(self):
         """Return the next message."""
@@ -74,15 +74,15 @@ class Wire:
 
     def answer(self, msgid, result):
         """Answer a call."""
-        self.send(frame(self._packer.result(msgid, result)))
+        self.send(frame(messages.result(msgid, result)))
 
     def fail(self, msgid, error):
         """Answer a call with an error."""
-        self.send(frame(self._packer.error(msgid, error)))
+        self.send(frame(messages.error(msgid, error)))
 
     def refuse(self, error):
         """Refuse the connection."""
-        self.send(frame(self._packer.refusal(error)))
+        self.send(frame(messages.refusal(error)))
 
     def notify(self, method, params):
         """Send a notification."""
@@ -90,11 +90,11 @@ class Wire:
 
     def chunk(self, msgid, piece):
         """Send the next bytes of a stream."""
-        self.send(b"".join(framed(*chunk(self._packer, msgid, piece))))
+        self.send(b"".join(framed(*chunk(msgid, piece))))
 
     def more(self, msgid, size):
         """Let more bytes of a stream come."""
-        self.send(frame(more(self._packer, msgid, size)))
+        self.send(frame(more(msgid, size)))
 
 
 class Server:

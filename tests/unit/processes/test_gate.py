@@ -1,7 +1,9 @@
 """The gate: connections and calls of clients whose both ends are here, and a store that answers when a test says so."""
 
 import asyncio
+import gc
 import socket
+import weakref
 
 import msgpack
 import pytest
@@ -181,5 +183,28 @@ def test_when_there_is_no_room_a_process_of_the_tree_gets_in_and_others_are_told
                 assert store.msgids() == [1, 2]
                 assert (await e.read(1))[0][2][0]["details"] == {"reason": "overloaded"}
             assert [message[0:2] for message in await b.read(1) + await c.read(1)] == [[2, "refused"]] * 2
+
+    run(scenario())
+
+
+def test_a_connection_that_is_closed_leaves_nothing_behind():
+    """At once: what waits until circles are looked for is many buffers, where clients come and go."""
+
+    async def scenario():
+        store = Store(room=2)
+        gc.disable()
+        try:
+            async with Client(store.gate) as client:
+                client.say([0, 1, "session.get_session", [{}, {}]])
+                left = weakref.ref(client.peer)
+                (call,) = store.begun
+                store.begun.clear()
+                call.finish(b"\xc0")
+                del call
+            await asyncio.sleep(0)
+            del client
+            assert left() is None
+        finally:
+            gc.enable()
 
     run(scenario())

@@ -13,10 +13,8 @@ from asm.processes.limits import Limits
 from asm.processes.links import Link, Named, Upstream
 from asm.processes.loops import run
 from asm.processes.service import Service
+from asm.wire import messages
 from asm.wire.frames import Splitter, frame
-from asm.wire.messages import Packer
-
-PACKER = Packer()
 
 
 class End:
@@ -115,12 +113,12 @@ def test_a_call_that_comes_while_a_connection_ends_has_its_answer():
 
 
 ANSWERS = {
-    "who it is": (PACKER.result(1, {"contracts": ["session"]}), {"contracts": ["session"]}),
-    "no map": (PACKER.result(1, 5), {}),
-    "an error": (PACKER.error(1, asm.Error("invalid_operation", "no")), "invalid_operation"),
-    "a refusal": (PACKER.refusal(asm.Error("storage_error", "full")), "storage_error"),
-    "something behind": (PACKER.result(1, None) + b"\xc0", ConnectionResetError),
-    "an answer to something else": (PACKER.result(2, None), ConnectionResetError),
+    "who it is": (messages.result(1, {"contracts": ["session"]}), {"contracts": ["session"]}),
+    "no map": (messages.result(1, 5), {}),
+    "an error": (messages.error(1, asm.Error("invalid_operation", "no")), "invalid_operation"),
+    "a refusal": (messages.refusal(asm.Error("storage_error", "full")), "storage_error"),
+    "something behind": (messages.result(1, None) + b"\xc0", ConnectionResetError),
+    "an answer to something else": (messages.result(2, None), ConnectionResetError),
     "nothing": (b"", ConnectionResetError),
 }
 

@@ -11,22 +11,22 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import asm
 from asm.client.conversation import Call, Conversation
+from asm.wire import messages
 from asm.wire.calls import decode_params
 from asm.wire.conversation import Broken, Callee, Caller
 from asm.wire.frames import Splitter, frame, framed
-from asm.wire.messages import HELLO, MALFORMED, PROTOCOL, WAITS, MessageError, Packer, decode, packed
+from asm.wire.messages import HELLO, MALFORMED, PROTOCOL, WAITS, MessageError, decode, packed
 from asm.wire.streams import MORE, PIECE, Receiving, Sending, chunk
 
 META = msgpack.packb({})
-PACKER = Packer()
 
 
 def request(msgid, arguments=None):
-    return frame(PACKER.request(msgid, "session.get_run", arguments or {}))
+    return frame(messages.request(msgid, "session.get_run", arguments or {}))
 
 
 def carried(msgid, piece):
-    return b"".join(framed(*chunk(PACKER, msgid, piece)))
+    return b"".join(framed(*chunk(msgid, piece)))
 
 
 def said(data):
@@ -173,7 +173,7 @@ class Relay:
         self.caller, self.line = Caller(relays=True), bytearray()
         self.caller._msgid = msgid
         self.greeting = Greeting()
-        self.say([frame(PACKER.request(self.caller.number(self.greeting), "hello", {"relay": True}))])
+        self.say([frame(messages.request(self.caller.number(self.greeting), "hello", {"relay": True}))])
 
     def front(self):
         self.fronts.append(Front(self))
@@ -426,7 +426,7 @@ def a_store(*kinds, relay=False):
     """A store with calls in flight, numbered from 1."""
     store = Store()
     if relay:
-        store.hear(frame(PACKER.request(0, "hello", {"relay": True})))
+        store.hear(frame(messages.request(0, "hello", {"relay": True})))
         store.line.clear()
     for msgid, kind in enumerate(kinds, 1):
         store.hear(request(msgid, {"token": msgid, "kind": kind}))
@@ -441,18 +441,18 @@ GARBAGE = {
     "a method that is no text": frame(msgpack.packb([0, 9, 5, [{}, {}]])),
     "a msgid that is too large": frame(msgpack.packb([0, 2**32, "x", [{}, {}]])),
     "a msgid in flight": request(3),
-    "a response": frame(PACKER.result(1, None)),
-    "a cancel of nothing": frame(PACKER.notification(b"cancel", [])),
-    "a cancel of two": frame(PACKER.notification(b"cancel", [1, 2])),
-    "a cancel of what is no number": frame(PACKER.notification(b"cancel", [True])),
-    "a stream's message without a msgid": frame(PACKER.notification(b"chunk", [])),
-    "a stream's message that is cut": frame(PACKER.stream(MORE, 2, 5)[:-1]),
+    "a response": frame(messages.result(1, None)),
+    "a cancel of nothing": frame(messages.notification(b"cancel", [])),
+    "a cancel of two": frame(messages.notification(b"cancel", [1, 2])),
+    "a cancel of what is no number": frame(messages.notification(b"cancel", [True])),
+    "a stream's message without a msgid": frame(messages.notification(b"chunk", [])),
+    "a stream's message that is cut": frame(messages.stream(MORE, 2, 5)[:-1]),
     "data for a call without": carried(3, b"x"),
     "data for a call that answers with some": carried(2, b"x"),
     "data behind the end": carried(1, 0) + carried(1, b"x"),
     "more than the window": carried(1, bytes(PIECE)) * 5,
-    "neither bytes nor a number": frame(PACKER.stream(b"chunk", 1, -1)),
-    "room for what comes in": frame(PACKER.stream(MORE, 1, 5)),
+    "neither bytes nor a number": frame(messages.stream(b"chunk", 1, -1)),
+    "room for what comes in": frame(messages.stream(MORE, 1, 5)),
 }
 
 
@@ -509,7 +509,7 @@ def test_whoever_wrote_what_makes_no_sense_pays_for_it_and_the_others_behind_a_r
 def test_what_comes_or_is_said_too_late_means_nothing():
     store = a_store("upload", "plain", relay=True)
     upload, plain = store.works[1], store.works[2]
-    store.hear(frame(PACKER.notification(b"cancel", [1])) * 2 + carried(1, b"late") + carried(1, 5) + carried(9, b"x"))
+    store.hear(frame(messages.notification(b"cancel", [1])) * 2 + carried(1, b"late") + carried(1, 5) + carried(9, b"x"))
     assert upload.is_over
     callee = store.callee
     for parts in (callee.finish(upload, b"\xc0"), callee.chunk(upload, b"x"), callee.more(upload, 5), callee.waits(upload)):
@@ -519,7 +519,7 @@ def test_what_comes_or_is_said_too_late_means_nothing():
     store.say(callee.finish(store.works[3], packed("new")))
     store.say(callee.finish(plain, packed("fine")))
     assert said([store.line]) == [[1, 1, None, "new"], [1, 2, None, "fine"]]
-    store.hear(frame(PACKER.notification(b"cancel", [2])))
+    store.hear(frame(messages.notification(b"cancel", [2])))
     assert callee.lost is None
 
 
@@ -553,10 +553,10 @@ def test_why_nothing_is_taken_is_said_and_nothing_more_is_looked_at():
         bytes(4),
         frame(b"\xc1"),
         request(1),
-        frame(PACKER.result(77, None)),
-        frame(PACKER.notification(WAITS, [77])),
-        frame(PACKER.notification(WAITS, [])),
-        frame(PACKER.notification(MALFORMED, ["1"])),
+        frame(messages.result(77, None)),
+        frame(messages.notification(WAITS, [77])),
+        frame(messages.notification(WAITS, [])),
+        frame(messages.notification(MALFORMED, ["1"])),
         carried(77, b"x"),
     ],
 )
@@ -565,7 +565,7 @@ def test_what_a_store_may_not_say_costs_it_the_connection_and_each_call_has_its_
     front = relay.front()
     front.hear(request(5, {}) + request(6, {}))
     with pytest.raises(Broken) as caught:
-        relay.hear(frame(PACKER.result(2, "before")) + garbage + frame(PACKER.result(3, "late")))
+        relay.hear(frame(messages.result(2, "before")) + garbage + frame(messages.result(3, "late")))
     assert relay.caller.lost is caught.value
     with pytest.raises(Broken):
         relay.caller.number(None)

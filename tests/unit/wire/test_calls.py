@@ -9,9 +9,10 @@ from asm.client.conversation import Call
 from asm.core.policies import RetentionPolicy
 from asm.core.results import Page, SessionStats, Usage
 from asm.operations import OPERATIONS
+from asm.wire import messages
 from asm.wire.calls import decode_arguments, decode_result, encode_arguments, encode_result, pack_rows, whole
 from asm.wire.conversation import Broken
-from asm.wire.messages import Packer, decode
+from asm.wire.messages import decode
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SESSION = asm.Session.new(agent_id="a", metadata={"deep": [{"er": [None, True, 1.5, "ü", -(2**63)]}]}, tags=["x"])
@@ -73,7 +74,7 @@ RESULTS = [
 
 
 def over_the_wire(value):
-    return decode(Packer().result(1, value))[3]
+    return decode(messages.result(1, value))[3]
 
 
 @pytest.mark.parametrize(("name", "arguments"), ARGUMENTS)
@@ -167,7 +168,7 @@ def test_a_source_may_use_one_buffer_for_all_that_it_yields():
 def answered(result, received):
     call = Call(pieces=True)
     call.receiving.arrived(received)
-    call.respond(Packer().result(1, result))
+    call.respond(messages.result(1, result))
     return call
 
 

@@ -9,17 +9,17 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 import asm
 from asm.client.conversation import Call, Conversation, Outgoing
 from asm.operations import OPERATIONS
+from asm.wire import messages
 from asm.wire.conversation import Broken
 from asm.wire.frames import Splitter, frame, framed
-from asm.wire.messages import PROTOCOL, MessageError, Packer, decode, packed
+from asm.wire.messages import PROTOCOL, MessageError, decode, packed
 from asm.wire.streams import MORE, PIECE, WINDOW, Receiving, Sending, chunk, more
 
 META = msgpack.packb({})
-PACKER = Packer()
 
 
 def answer(msgid, result):
-    return frame(PACKER.result(msgid, result))
+    return frame(messages.result(msgid, result))
 
 
 def refusal(code="storage_error"):
@@ -27,7 +27,7 @@ def refusal(code="storage_error"):
 
 
 def carried(msgid, piece):
-    return b"".join(framed(*chunk(PACKER, msgid, piece)))
+    return b"".join(framed(*chunk(msgid, piece)))
 
 
 def said(data):
@@ -99,7 +99,7 @@ class Mixed(RuleBasedStateMachine):
         size = min(size, WINDOW - self.window[call.msgid])
         if call.sending is not None and call.msgid not in self.answered and size:
             self.window[call.msgid] += size
-            self.line += frame(more(PACKER, call.msgid, size))
+            self.line += frame(more(call.msgid, size))
 
     @rule(call=flying, size=st.integers(0, PIECE))
     def send_result(self, call, size):
@@ -122,7 +122,7 @@ class Mixed(RuleBasedStateMachine):
         if call.msgid not in self.answered:
             self.answered.add(call.msgid)
             self.expected[call.msgid] = None if fails else [call.msgid]
-            error = PACKER.error(call.msgid, asm.Error("not_found", str(call.msgid)))
+            error = messages.error(call.msgid, asm.Error("not_found", str(call.msgid)))
             self.line += frame(error) if fails else answer(call.msgid, [call.msgid])
 
     @rule(call=flying)
@@ -196,11 +196,11 @@ TestMixed = Mixed.TestCase
         carried(77, b"x"),
         carried(3, b"x"),  # for a call without a stream
         carried(2, 5),  # the end of a stream, which the response says
-        frame(PACKER.stream(MORE, 2, 5)),  # lets more go to whom it only comes from
+        frame(messages.stream(MORE, 2, 5)),  # lets more go to whom it only comes from
         carried(2, bytes(PIECE)) * 5,  # more than the window
-        frame(PACKER.request(1, "hello", {})),  # a request to a client
+        frame(messages.request(1, "hello", {})),  # a request to a client
         frame(b"\x94\x01\xce\x00\x00\x00\x03\xc0"),  # the answer to a call, cut
-        frame(PACKER.result(1, "no map")),  # what is no answer to hello
+        frame(messages.result(1, "no map")),  # what is no answer to hello
     ],
 )
 def test_what_cannot_be_understood_ends_the_connection_and_what_came_before_counts(garbage, cut):
@@ -240,7 +240,7 @@ def test_another_version_is_told_with_both_and_what_to_upgrade(protocol):
 def test_who_cannot_say_who_it_is_is_taken_for_one_of_ours():
     conversation = Conversation()
     call, _ = begun(conversation)
-    assert conversation.receive(frame(PACKER.error(1, refusal()))) == []
+    assert conversation.receive(frame(messages.error(1, refusal()))) == []
     assert conversation.receive(answer(2, "fine")) == [call]
     assert call.outcome() == "fine"
 
@@ -248,7 +248,7 @@ def test_who_cannot_say_who_it_is_is_taken_for_one_of_ours():
 def test_why_a_connection_is_refused_reaches_every_call():
     conversation = Conversation()
     calls = [begun(conversation)[0] for _ in range(3)]
-    assert conversation.receive(frame(PACKER.refusal(refusal())) + answer(2, "too late")) == calls
+    assert conversation.receive(frame(messages.refusal(refusal())) + answer(2, "too late")) == calls
     for call in calls:
         with pytest.raises(asm.StorageError) as caught:
             call.outcome()
@@ -284,7 +284,7 @@ def test_an_upload_that_was_answered_before_its_end_leaves_the_connection_of_use
     conversation.upload(call, memoryview(b"first"))
     assert conversation.receive(answer(call.msgid, None)) == [call]
     assert call.answered
-    assert conversation.receive(frame(more(PACKER, call.msgid, 5))) == []  # on its way when the answer was given
+    assert conversation.receive(frame(more(call.msgid, 5))) == []  # on its way when the answer was given
     assert conversation.give_up(call.msgid) == b""
     after, _ = begun(conversation)
     conversation.receive(answer(after.msgid, 1))

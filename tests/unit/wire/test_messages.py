@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asm
+from asm.wire import messages
 from asm.wire.calls import decode_params
 from asm.wire.conversation import read_head
 from asm.wire.messages import (
@@ -14,7 +15,6 @@ from asm.wire.messages import (
     REQUEST,
     RESPONSE,
     MessageError,
-    Packer,
     decode,
     decode_response,
     error_code,
@@ -29,7 +29,7 @@ TIMES = st.datetimes(timezones=st.just(UTC))
 
 @given(MSGIDS, st.text(min_size=1, max_size=60))
 def test_the_head_of_a_request(msgid, method):
-    body = Packer().request(msgid, method, {"a": 1}, {"timeout_ms": 5})
+    body = messages.request(msgid, method, {"a": 1}, {"timeout_ms": 5})
     head = read_head(body)
     assert head[:3] == (REQUEST, msgid, method.encode())
     assert decode_params(body, head) == ({"timeout_ms": 5}, {"a": 1})
@@ -46,31 +46,30 @@ def test_other_encoders_choose_the_shortest_integers(msgid, method):
 
 @given(MSGIDS, MSGIDS)
 def test_a_relay_puts_its_own_msgid_in_front_and_the_rest_stays(theirs, ours):
-    packer = Packer()
     for body in (
-        packer.request(theirs, "artifact.get", {"key": "k"}, {}),
+        messages.request(theirs, "artifact.get", {"key": "k"}, {}),
         msgpack.packb([0, theirs, "artifact.get", [{}, {"key": "k"}]]),
     ):
         passed_on = request_head(ours) + body[read_head(body).method_at :]
         assert decode(passed_on) == [0, ours, "artifact.get", [{}, {"key": "k"}]]
-    for body in (packer.result(ours, b"data"), msgpack.packb([1, ours, None, b"data"])):
+    for body in (messages.result(ours, b"data"), msgpack.packb([1, ours, None, b"data"])):
         passed_back = response_head(theirs) + body[read_head(body).params_at :]
         assert decode_response(passed_back) == (theirs, b"data")
 
 
 def test_the_head_of_a_notification():
-    head = read_head(Packer().notification(CANCEL, [7]))
+    head = read_head(messages.notification(CANCEL, [7]))
     assert head[:3] == (NOTIFICATION, 0, CANCEL)
 
 
 @given(TIMES)
 def test_times_keep_their_microseconds(time):
-    assert decode(Packer().result(1, time)) == [1, 1, None, time]
+    assert decode(messages.result(1, time)) == [1, 1, None, time]
 
 
 def test_times_before_1970():
     for time in (datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)):
-        assert decode_response(Packer().result(1, time)) == (1, time)
+        assert decode_response(messages.result(1, time)) == (1, time)
 
 
 def test_an_error_crosses_unchanged():
@@ -82,7 +81,7 @@ def test_an_error_crosses_unchanged():
         context={"operation": "put"},
         timestamp=datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=7),
     )
-    body = Packer().error(3, error)
+    body = messages.error(3, error)
     assert read_head(body).kind == RESPONSE
     with pytest.raises(asm.StorageError) as caught:
         decode_response(body)
@@ -91,7 +90,7 @@ def test_an_error_crosses_unchanged():
 
 def test_details_that_cannot_be_sent_are_shown_rather_than_lost():
     with pytest.raises(asm.Error) as caught:
-        decode_response(Packer().error(1, asm.Error("internal_error", "x", details={"odd": {1, 2}})))
+        decode_response(messages.error(1, asm.Error("internal_error", "x", details={"odd": {1, 2}})))
     assert caught.value.details == {"odd": "{1, 2}"}
 
 
@@ -114,7 +113,7 @@ def test_any_bytes_are_read_or_refused(body):
 
 @given(st.data())
 def test_a_mutated_request_is_read_or_refused(data):
-    body = bytearray(Packer().request(5, "session.append_event", {"event": {"id": "e", "data": {"x": [1, 2.5, None]}}}, {}))
+    body = bytearray(messages.request(5, "session.append_event", {"event": {"id": "e", "data": {"x": [1, 2.5, None]}}}, {}))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -125,10 +124,9 @@ def test_a_mutated_request_is_read_or_refused(data):
 
 
 def test_the_code_of_an_error_is_read_without_decoding_the_rest():
-    packer = Packer()
-    failed = packer.error(7, asm.Error("not_found", "there is none", details={"code": "another", "key": "x" * 1000}))
+    failed = messages.error(7, asm.Error("not_found", "there is none", details={"code": "another", "key": "x" * 1000}))
     assert error_code(failed, read_head(failed).params_at) == "not_found"
-    went_well = packer.result(7, {"code": "not_found"})
+    went_well = messages.result(7, {"code": "not_found"})
     assert error_code(went_well, read_head(went_well).params_at) is None
 
 

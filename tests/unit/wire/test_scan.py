@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from asm.wire import messages
 from asm.wire.calls import decode_params
 from asm.wire.conversation import read_head
 from asm.wire.frames import Splitter, frame
-from asm.wire.messages import MessageError, Packer, decode_checked, read_msgid, read_refusal
+from asm.wire.messages import MessageError, decode_checked, read_msgid, read_refusal
 from asm.wire.scan import MAX_VALUES, check, values_in
 from asm.wire.streams import read_stream, streamed
 
@@ -101,7 +102,7 @@ def understand(body):
 
 
 REQUESTS = st.builds(
-    lambda msgid, method, arguments: Packer().request(msgid, method, arguments, {"timeout_ms": 5000, "stream": True}),
+    lambda msgid, method, arguments: messages.request(msgid, method, arguments, {"timeout_ms": 5000, "stream": True}),
     st.integers(0, 2**32 - 1),
     st.sampled_from(["get_session", "append_events", "put", "x" * 200]),
     st.dictionaries(st.text(max_size=20), VALUES, max_size=5),
