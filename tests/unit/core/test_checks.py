@@ -207,7 +207,7 @@ WAYS = [
     (timedelta(1), "datetime.timedelta", ".total_seconds()"),
     (decimal.Decimal(1), "decimal.Decimal", "float(…)"),
     (uuid.UUID(int=1), "uuid.UUID", "str(…)"),
-    (pathlib.PurePosixPath("a"), "pathlib.PurePosixPath", "str(…)"),
+    (pathlib.PurePosixPath("a"), f"{pathlib.PurePosixPath.__module__}.PurePosixPath", "str(…)"),
     (ValueError("x"), "ValueError", "str(…)"),
     (b"x", "bytes", "base64.b64encode(…)"),
     ((1, 2), "tuple", "list(…)"),

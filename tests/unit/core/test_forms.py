@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_help_tells_the_fields():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (Session.new, "Session: missing a required argument: 'agent_id'"),
+        (Session.new, r"Session: missing a required (keyword-only )?argument: 'agent_id'"),  # as this version of Python says it
         (lambda: Session.new("agent"), "Session: too many positional arguments"),
         (lambda: Event.new(type="odd", session_id="s", colour=1), "Event: got an unexpected keyword argument 'colour'"),
         (lambda: Event.new(type="odd", session_id="s"), "Event.type is 'odd'; it must be one of"),
@@ -44,4 +45,4 @@ def test_help_tells_the_fields():
 def test_a_call_that_is_wrong_is_told_in_words_of_a_call(make, text):
     with pytest.raises(Error) as caught:
         make()
-    assert caught.value.message.startswith(text)
+    assert re.match(text, caught.value.message)
