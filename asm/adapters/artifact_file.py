@@ -85,6 +85,8 @@ class FileReader(ArtifactReader):
 
     info: ArtifactInfo
     """What the header tells."""
+    _descriptor = -1
+    """None, until the file is open: Python closes also what could not be made."""
 
     def __init__(self, path: Path, key: str | None = None, *, below: tuple[int, str] | None = None) -> None:
         self._path = path
@@ -109,7 +111,8 @@ class FileReader(ArtifactReader):
         """Close the file."""
         if not self.closed:
             super().close()
-            os.close(self._descriptor)
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
 
     def _fetch(self, size: int) -> bytes:
         with self._reading():
