@@ -240,10 +240,12 @@ class Exporting:
         assert store.append_event_with_sequence(event()).sequence_number == 31
 
     def test_what_is_not_there_is_not_exported(self, store: QueriedStore) -> None:
-        """``session_not_found``, when it is asked for and not when it is read."""
-        store.append_event(event())
-        with refused("session_not_found", session_id="ses_nobody"):
-            store.export_session("ses_nobody")
+        """``session_not_found``, when it is asked for and not when it is read; also when only numbers are left of it."""
+        store.append_events([event(), event("ses_gone")])
+        store.delete_events("ses_gone", through=1)
+        for session_id in ("ses_nobody", "ses_gone"):
+            with refused("session_not_found", session_id=session_id):
+                store.export_session(session_id)
         all_refused("validation_error", store.export_session, INVALID_IDS)
 
     @pytest.mark.parametrize("what", ["session", "run", "event"])
