@@ -306,7 +306,7 @@ def an_empty_mount_point(root):
 @pytest.mark.parametrize("left", [nothing, an_empty_mount_point])
 def test_the_volume_of_the_artifacts_is_away_under_load(trees, tmp_path, rounds, left):
     """Nothing is made in its place, though the worker is killed meanwhile; and when it is back, all is there and goes on."""
-    tree = trees(configuration()).wait_ready()
+    tree = trees(configuration(supervisor="max_restarts = 1000")).wait_ready()  # so many kills are no reason to give up
     root, away = tmp_path / "var" / "artifacts", tmp_path / "away"
     others = [tree.child(name).pid for name in ("dev.sessions", "MyApp.Store")]
 
