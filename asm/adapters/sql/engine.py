@@ -322,5 +322,5 @@ def _decoded(text: str) -> Any:
     """Decode JSON. What is none stays text: only who reads the row can say which one it is in."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError):
         return text

@@ -128,6 +128,9 @@ class Queries(Reading):
         sums = self._usage(("provider", "status"), {"session_id": session_id})
         if not found and not sums:
             self._require_session(session_id)
+        for odd in (time for *_, first, last in found for time in (first, last) if not isinstance(time, datetime)):
+            message = f"what the database holds as the time of an event of {session_id!r} is none: {odd!r}"
+            raise Error("storage_read_failed", message, details={"reason": "malformed_row", "session_id": session_id})
         counts: dict[str, int] = {}
         for group, of_group in sums.items():
             status = str(group[1])

@@ -63,9 +63,9 @@ class Time(TypeDecorator[datetime]):
             return None
         try:
             found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
+            return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        except (ValueError, TypeError, OverflowError):  # a file that is damaged may hold anything in any column
             return value  # type: ignore[no-any-return]
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 class Number(TypeDecorator[float]):

@@ -1,6 +1,8 @@
 """The queries in SQL, beside their contract: JSON that others wrote, rows that hold no value, and reading in batches."""
 
+import contextlib
 import json
+import sqlite3
 import tracemalloc
 from datetime import timedelta
 
@@ -10,11 +12,23 @@ import sqlalchemy
 from asm.adapters import SqlSessionStore
 from asm.adapters.sql import reading
 from asm.core.results import Page
-from asm.testing.samples import at, event, run, session
+from asm.testing.samples import at, event, refused, run, session
 
 
 def ids(found):
     return [item.id for item in found]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A store in SQLite, and a function that runs a statement behind its back."""
+
+    def change(*statement):
+        with contextlib.closing(sqlite3.connect(tmp_path / "sessions.db")) as connection, connection:
+            connection.execute(*statement)
+
+    with SqlSessionStore(url=f"sqlite:///{tmp_path}/sessions.db") as store:
+        yield store, change
 
 
 # -- What JSON may look like ------------------------------------------------------------------------------------------
@@ -98,6 +112,17 @@ def test_what_has_no_map_for_its_usage_counts_without_it(store, behind):
 
 
 # -- Rows that hold no value ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time", [b"\xff", "yesterday", "9999-12-31T23:59:59-12:00", 5])
+def test_an_event_of_no_time_is_told_whoever_asks(opened, time):
+    """A file that is damaged, or that somebody wrote to, may hold anything in any column."""
+    store, change = opened
+    store.append_events([event(), event()])
+    change("UPDATE asm_events SET timestamp = ? WHERE sequence_number = 1", [time])
+    with refused("storage_read_failed", reason="malformed_row"):
+        store.get_session_stats("ses")
+    assert ids(store.get_events("ses", after=1)) == ids(store.search_events().items[-1:])
 
 
 def test_a_search_goes_on_behind_a_row_that_holds_no_value(store, behind, caplog):
