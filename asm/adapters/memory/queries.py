@@ -268,7 +268,7 @@ class Queries(Adapter):
         with self._held() as contents:
             session, log = contents.sessions.get(session_id), contents.logs.get(session_id, Log())
             runs, events = list(contents.runs.select(("session", session_id))), list(log.events)
-            if not runs and not events:
+            if not runs and not log.last:
                 session = contents.session(session_id)
             return file_of(export_lines(session_id, log.last, session, runs, events))
 

@@ -165,8 +165,7 @@ class Queries(Reading):
         query = select(sessions).where(sessions.c.id == session_id)
         saved = [session for _, session in self._listed(Listing(Session, query, (sessions.c.id,), malformed=refused))]
         last = self._latest_sequence(session_id)
-        one = {"session_id": session_id, "limit": 1}
-        if not saved and all(next(found, None) is None for found in (self._listed_runs(one), self._past(one))):
+        if not saved and not last and next(self._listed_runs({"session_id": session_id}), None) is None:
             self._require_session(session_id)
         return file_of(export_lines(session_id, last, saved[0] if saved else None, *self._exported(session_id, last)))
 

@@ -302,7 +302,8 @@ class Model:
         return found
 
     def export_session(self, session_id):
-        self.get_session_stats(session_id)
+        if not self.last.get(session_id):  # the numbers that were given are kept, too
+            self.get_session_stats(session_id)
         lines = [
             {"format": "asm-session", "version": 1, "session_id": session_id, "last_sequence": self.last.get(session_id, 0)}
         ]
