@@ -73,11 +73,11 @@ def terminate(admin, query="%"):
     return count
 
 
-def wait_connected(admin, count):
-    """Wait until the store has so many connections."""
+def wait_connected(admin, count, query="%"):
+    """Wait until the store has so many connections, and has been answered such a statement last on them."""
     deadline = time.monotonic() + PATIENCE
-    connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asm'"
-    while admin.execute(connected).fetchone()[0] < count:
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'asm' AND query LIKE %s AND state <> 'active'"
+    while admin.execute(connected, [query]).fetchone()[0] < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -523,8 +523,10 @@ def test_a_store_is_not_told_of_its_own_appends_twice(store, other, heard):
 
 
 def test_one_that_listens_again_may_have_missed_any(store, other, admin, heard):
+    wait_connected(admin, 2, "LISTEN%")
     terminate(admin, "LISTEN%")
     assert heard(None)[-1] is None
+    wait_connected(admin, 2, "LISTEN%")  # what is committed before is told by no name
     store.append_event(event("end"))
     heard("end")
 
