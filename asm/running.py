@@ -64,7 +64,7 @@ class RunningTree:
         )
 
     def run(self) -> Exit:
-        """Run the tree until it ends. Needs the main thread.
+        """Run the tree until it ends, and the program with it. Needs the main thread.
 
         :raises Error: ``already_exists`` when another process has the tree's name, ``storage_connection_failed`` when it
             cannot be had for another reason; nothing was started then.
@@ -86,7 +86,7 @@ class RunningTree:
         self._tree.watch(name, listener, rebind)
         control.start()
         try:
-            return self._tree.run()
+            return self._tree.run(last=True)
         finally:
             self._reloads.shutdown(cancel_futures=True)
             control.close()

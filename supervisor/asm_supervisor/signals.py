@@ -21,11 +21,14 @@ class Signals:
     Also those that whoever started this program has blocked, which it inherits.
 
     :param numbers: the signals.
+    :param last: whether the program ends afterwards. Then nobody hears those that come late, as `timeout` and terminals send
+        several; else they find the handlers that were there before.
     :raises ValueError: on entering in another thread than the main one, which Python does not allow.
     """
 
-    def __init__(self, *numbers: signal.Signals) -> None:
+    def __init__(self, *numbers: signal.Signals, last: bool = False) -> None:
         self._numbers = numbers
+        self._last = last
         self._arrived: deque[signal.Signals] = deque()
         self._handlers: dict[signal.Signals, Any] = {}
         self._blocked: set[int] = set()
@@ -45,6 +48,8 @@ class Signals:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None) -> None:
+        if self._last:
+            self._handlers |= dict.fromkeys(set(self._numbers) - {signal.SIGCHLD}, signal.SIG_IGN)
         self.abandon()
 
     def fileno(self) -> int:

@@ -132,11 +132,12 @@ class Supervisor:
         """
         return self._inbox.post(function)
 
-    def run(self) -> Exit:
+    def run(self, *, last: bool = False) -> Exit:
         """Start the children, keep them running, and return when the last one is gone.
 
         SIGTERM and SIGINT, also if whoever started us blocked them, stop the tree; a second one kills every child at once.
 
+        :param last: whether the program has nothing else to do. It ends as it says then, whatever signals still come.
         :raises RuntimeError: outside the main thread, or when it was run before.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -147,7 +148,7 @@ class Supervisor:
         numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}  # if the last is ignored, nobody learns how a child ended
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.add(signal.SIGHUP)
-        with Signals(*numbers) as signals:
+        with Signals(*numbers, last=last) as signals:
             try:
                 self._take_names()
                 self._loop(signals)

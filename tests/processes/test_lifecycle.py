@@ -183,6 +183,14 @@ def test_a_second_signal_kills(trees, tmp_path):
     assert psutil.wait_procs(left, PATIENCE)[1] == []
 
 
+def test_signals_that_come_when_the_tree_has_ended_change_nothing(tree):
+    tree.signal(signal.SIGINT)
+    tree.wait_for("dev: stopped by SIGINT")
+    while tree.process.poll() is None:
+        tree.signal(signal.SIGTERM)
+    assert tree.wait() == 0
+
+
 def test_two_trees_side_by_side(trees, runtime_dir, tmp_path):
     other = tmp_path / "other"
     config = MISBEHAVING.format(second='store = "file"\nroot = "{}"')

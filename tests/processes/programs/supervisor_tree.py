@@ -84,7 +84,7 @@ def main():
     )
     reader = threading.Thread(target=obey, args=(tree,))
     reader.start()
-    end = tree.run()
+    end = tree.run(last=True)
     # The one who runs this looks at what is left, and then closes our input.
     say(
         exit=end.kind,
