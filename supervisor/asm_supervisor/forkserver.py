@@ -3,7 +3,7 @@
 ::
 
     parent                                                                   fork server
-      │   ── [name, argv, pickled call, …], and then descriptors ───────►         │  imports; then waits for requests
+      │   ── [name, [argv, path], pickled call, …], and then descriptors ►        │  imports; then waits for requests
       │      a pipe for the answers, the working directory, and those             │
       │      that the call refers to                                              ├── fork ──► child: makes the call
       │   ◄── pid; when the child has ended, its exit status ─────────────        │
@@ -60,13 +60,12 @@ class ForkServer:
     """
 
     def __init__(self, preload: Iterable[str]) -> None:
-        path = [os.fspath(entry) for entry in sys.path]
         # As multiprocess does: the flags of this interpreter. Without them the other one has its defaults.
         flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
         with forks.guard, contextlib.ExitStack() as undo:
             self._pipe, theirs = multiprocess.Pipe()
             undo.callback(theirs.close)
-            command = COMMAND.format(path=path, pipe=theirs.fileno(), preload=list(preload))
+            command = COMMAND.format(path=_path(), pipe=theirs.fileno(), preload=list(preload))
             with contextlib.ExitStack() as failed:
                 failed.callback(self._pipe.close)
                 with blocked(*IGNORED):  # until it ignores them
@@ -100,7 +99,7 @@ class ForkServer:
                     directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                     undo.callback(os.close, directory)
                     files.append(directory)
-                request = [name, sys.argv, call.packed, len(files) > 1, len(call.files)]
+                request = [name, [sys.argv, _path()], call.packed, len(files) > 1, len(call.files)]
                 with self._sending:
                     self._pipe.send_bytes(msgpack.packb(request, unicode_errors="surrogateescape"))
                     for file in (*files, *call.files):
@@ -301,10 +300,10 @@ class _Serving:
 
     def _fork(self) -> None:
         """Take a request, fork, and tell the pid."""
-        name, argv, call, has_directory, count = msgpack.unpackb(self._pipe.recv_bytes(), unicode_errors="surrogateescape")
+        name, given, call, has_directory, count = msgpack.unpackb(self._pipe.recv_bytes(), unicode_errors="surrogateescape")
         answers, *files = (self._receive() for _ in range(1 + has_directory + count))
         self._answers = Connection(answers, readable=False)
-        process = self._context.Process(name=name, target=_make, args=(call, argv, files, has_directory))
+        process = self._context.Process(name=name, target=_make, args=(call, given, files, has_directory))
         try:
             with blocked(*IGNORED):  # until the child has the handlers that it wants
                 process.start()
@@ -349,9 +348,9 @@ class _Serving:
                 os.close(file)
 
 
-def _make(call: bytes, argv: list[str], files: list[int], has_directory: bool) -> None:
-    """Make a call, in a child."""
-    sys.argv[:] = argv
+def _make(call: bytes, given: tuple[list[str], list[str]], files: list[int], has_directory: bool) -> None:
+    """Make a call, in a child, whose arguments and path are those that its parent has now."""
+    sys.argv[:], sys.path[:] = given
     if has_directory:
         directory = files.pop(0)
         os.fchdir(directory)  # also when it has no name any more
@@ -359,6 +358,11 @@ def _make(call: bytes, argv: list[str], files: list[int], has_directory: bool) -
     _received[:] = files
     function, arguments = ForkingPickler.loads(call)
     function(**arguments)
+
+
+def _path() -> list[str]:
+    """Return where modules are looked for."""
+    return [os.fspath(entry) for entry in sys.path]
 
 
 def _is_readable(file: int) -> bool:

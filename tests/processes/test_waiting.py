@@ -138,7 +138,8 @@ def test_one_that_runs_in_the_composite_is_waited_for_too(trees, service):
 
 def test_a_linked_store_is_not_waited_for(tmp_path, runtime_dir, monkeypatch):
     """Nobody would look after it: whoever starts it is told."""
-    monkeypatch.syspath_prepend(Path(__file__).parent / "stores")
+    asm.InMemorySessionStore.start_link(runtime_dir=runtime_dir).close()
+    monkeypatch.syspath_prepend(Path(__file__).parent / "stores")  # where the fork server that there is now did not look
     with pytest.raises(asm.Error, match="the service is out") as caught:
         start_link("misbehaving:Remote", {"service": str(tmp_path / "none")}, runtime_dir=runtime_dir)
     assert caught.value.code == "storage_connection_failed"
