@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,14 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 from configurations import MEMORY, configuration
+from warm import PROGRAM, Warm
 
 import asm
 from asm.client import control
 
 PATIENCE = 30.0
 """Seconds after which a test gives up on an event. Nothing should take a tenth of it."""
-
-PROGRAM = Path(sys.executable).with_name("asm-supervise")
 
 ASMCTL = PROGRAM.with_name("asmctl")
 
@@ -40,9 +38,12 @@ def title(process):
 
 
 class Tree:
-    """A running ``asm-supervise``."""
+    """A running ``asm-supervise``.
 
-    def __init__(self, config, runtime_dir, *arguments, cwd, env=None, **popen):
+    :param warm: starts it.
+    """
+
+    def __init__(self, warm, config, runtime_dir, *arguments, cwd, env=None, process_group=None):
         self.runtime_dir = runtime_dir
         environment = {
             **os.environ,
@@ -50,15 +51,7 @@ class Tree:
             "PYTHONPATH": os.pathsep.join([str(STORES), *filter(None, [os.environ.get("PYTHONPATH")])]),
             **(env or {}),
         }
-        self.process = subprocess.Popen(
-            [PROGRAM, str(config), *arguments],
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **popen,
-        )
+        self.process = warm.start(config, *arguments, cwd=cwd, env=environment, process_group=process_group)
         self.stdout, self.stderr = [], []
         self._reads_stderr = threading.Event()
         self._reads_stderr.set()
@@ -196,7 +189,8 @@ class Tree:
 class Lasting:
     """Trees that one test after the other has for itself: each is emptied after a test, and used on if that left it whole."""
 
-    def __init__(self):
+    def __init__(self, warm):
+        self._warm = warm
         self._running = {}
 
     def tree(self, config):
@@ -204,7 +198,7 @@ class Lasting:
         if config not in self._running:
             directory = Path(tempfile.mkdtemp(prefix="asm-"))
             (directory / "tree.toml").write_text(config)
-            tree = Tree(directory / "tree.toml", directory / "run", cwd=directory).wait_ready()
+            tree = Tree(self._warm, directory / "tree.toml", directory / "run", cwd=directory).wait_ready()
             self._running[config] = (tree, self._pids(tree), directory)
         return self._running[config][0]
 
@@ -275,15 +269,23 @@ def runtime_dir():
     shutil.rmtree(path)
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """What starts trees."""
+    started = Warm()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def trees(tmp_path, runtime_dir):
+def trees(tmp_path, runtime_dir, warm):
     """A function that starts a tree from the text of a configuration."""
     started = []
 
     def start(config, *arguments, runtime_dir=runtime_dir, **options):
         path = tmp_path / f"tree{len(started)}.toml"
         path.write_text(config)
-        tree = Tree(path, runtime_dir, *arguments, cwd=tmp_path, **options)
+        tree = Tree(warm, path, runtime_dir, *arguments, cwd=tmp_path, **options)
         started.append(tree)
         return tree
 
@@ -317,9 +319,9 @@ def memory_tree(trees):
 
 
 @pytest.fixture(scope="session")
-def lasting():
+def lasting(warm):
     """The trees that last."""
-    trees = Lasting()
+    trees = Lasting(warm)
     yield trees
     trees.close()
 
