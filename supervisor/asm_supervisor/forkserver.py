@@ -3,7 +3,7 @@
 ::
 
     parent                                                                   fork server
-      │   ── [name, [argv, path], pickled call, …], and then descriptors ►        │  imports; then waits for requests
+      │   ── [name, [argv, path], pickled call, …], and then descriptors ►         │  imports; then waits for requests
       │      a pipe for the answers, the working directory, and those             │
       │      that the call refers to                                              ├── fork ──► child: makes the call
       │   ◄── pid; when the child has ended, its exit status ─────────────        │
