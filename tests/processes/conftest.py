@@ -208,6 +208,9 @@ class Lasting:
         is_whole = False
         try:
             is_whole = tree.process.poll() is None and self._pids(tree) == pids and self._empty(tree)
+        except asm.Error as error:
+            if not error.retryable:  # else the last that a test did was to kill somebody, and that was not known yet
+                raise
         finally:
             if not is_whole:
                 self._end(config)
