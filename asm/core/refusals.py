@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import decimal
 import enum
-import fractions
 import os
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
@@ -64,6 +61,11 @@ def _is(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds)
 
 
+def _is_called(*names: str) -> Callable[[Any], bool]:
+    """Tell kinds by their names that a client need not have: to import them would take it longer than much of its own."""
+    return lambda value: any(f"{cls.__module__}.{cls.__qualname__}" in names for cls in type(value).__mro__)
+
+
 def _is_array(value: Any) -> bool:
     return callable(getattr(value, "tolist", None)) and getattr(value, "ndim", 1) != 0
 
@@ -73,8 +75,9 @@ _WAYS: Final[tuple[tuple[Callable[[Any], bool], str], ...]] = (
     (_is(float), "None, or str(…)"),  # only one that is not finite is refused
     (_is(dt.date, dt.time), "its .isoformat()"),
     (_is(dt.timedelta), "its .total_seconds()"),
-    (_is(decimal.Decimal, fractions.Fraction), "float(…), or str(…) to keep every digit"),
-    (_is(uuid.UUID, os.PathLike, BaseException), "str(…)"),
+    (_is_called("decimal.Decimal", "fractions.Fraction"), "float(…), or str(…) to keep every digit"),
+    (_is_called("uuid.UUID"), "str(…)"),
+    (_is(os.PathLike, BaseException), "str(…)"),
     (_is(bytes, bytearray, memoryview), "base64.b64encode(…).decode(), or .decode() of what is text"),
     (_can("to_map"), "its .to_map()"),
     (_can("model_dump"), 'its .model_dump(mode="json")'),
