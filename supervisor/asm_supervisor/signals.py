@@ -21,7 +21,7 @@ class Signals:
     Also those that whoever started this program has blocked, which it inherits.
 
     :param numbers: the signals.
-    :param last: whether the program ends afterwards. Then nobody hears those that come late, as `timeout` and terminals send
+    :param last: whether the program ends afterwards. Then nobody hears those that come late, as ``timeout`` and terminals send
         several; else they find the handlers that were there before.
     :raises ValueError: on entering in another thread than the main one, which Python does not allow.
     """

@@ -208,9 +208,10 @@ class Lasting:
         is_whole = False
         try:
             is_whole = tree.process.poll() is None and self._pids(tree) == pids and self._empty(tree)
-        except asm.Error as error:
-            if not error.retryable:  # else the last that a test did was to kill somebody, and that was not known yet
-                raise
+        except (
+            asm.Error
+        ):  # the last that the test did was to kill somebody, and the supervisor has to hear of that; or it is wrong
+            tree.wait_status(lambda status: [child.pid for child in status.children] != pids)
         finally:
             if not is_whole:
                 self._end(config)

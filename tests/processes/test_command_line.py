@@ -4,16 +4,13 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm import PROGRAM
 
 import asm
-import asm.cli.run
-from asm.cli import supervise
 
-PROGRAM = Path(sys.executable).with_name("asm-supervise")
 ROOT = Path(__file__).parents[2]
 
 GOOD = """
@@ -38,24 +35,11 @@ def run(*arguments, cwd, **env):
     return subprocess.run([PROGRAM, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def run_warm(in_a_fork, *arguments, cwd):
-    """As :func:`run`, in a fork of this process, which has imported it all: for many runs that end soon."""
-
-    def work():
-        os.chdir(cwd)
-        os.environ["ASM_RUNTIME_DIR"] = str(cwd / "run")
-        sys.stdout, sys.stderr = open(cwd.with_suffix(".out"), "w"), open(cwd.with_suffix(".err"), "w")  # noqa: SIM115
-        sys.argv = ["asm-supervise", *arguments]
-        try:
-            supervise()
-        except SystemExit as end:
-            sys.stderr.close()
-            os._exit(end.code)
-
-    code = in_a_fork(work)
-    return subprocess.CompletedProcess(
-        arguments, code, cwd.with_suffix(".out").read_text(), cwd.with_suffix(".err").read_text()
-    )
+def run_warm(warm, *arguments, cwd):
+    """As :func:`run`, for many runs that end soon."""
+    started = warm.start(*arguments, cwd=cwd, env={**os.environ, "ASM_RUNTIME_DIR": str(cwd / "run")})
+    with started.stdout, started.stderr:
+        return subprocess.CompletedProcess(arguments, started.wait(60), started.stdout.read(), started.stderr.read())
 
 
 def test_version(tmp_path):
@@ -132,9 +116,9 @@ BAD = {
 
 @pytest.mark.parametrize(("config", "said"), BAD.values(), ids=BAD)
 @pytest.mark.parametrize("check", [True, False], ids=["check", "run"])
-def test_a_bad_configuration(tmp_path, in_a_fork, config, said, check):
+def test_a_bad_configuration(tmp_path, warm, config, said, check):
     (tmp_path / "c.toml").write_text(config)
-    ran = run_warm(in_a_fork, "c.toml", *(["--check"] if check else []), cwd=tmp_path)
+    ran = run_warm(warm, "c.toml", *(["--check"] if check else []), cwd=tmp_path)
     assert ran.returncode == 78, ran.stderr
     for text in said:
         assert text in ran.stderr

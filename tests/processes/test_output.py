@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from configurations import configuration
 from supervisor_harness import PATIENCE, session, wait_gone
-from terminals import PROGRAM, Terminal, ended
+from terminals import Terminal, ended
+from warm import PROGRAM
 
 import asm
 from asm.client import control

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from configurations import MEMORY, configuration
 from supervisor_harness import PATIENCE, session, wait_gone
-from terminals import ASMCTL, PROGRAM, Terminal, ended
+from terminals import ASMCTL, Terminal, ended
+from warm import PROGRAM
 
 BLOCKED = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
 

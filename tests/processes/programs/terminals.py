@@ -7,15 +7,13 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 from configurations import MEMORY, configuration
 from supervisor_harness import PATIENCE, session, wait_gone
+from warm import PROGRAM
 
-PROGRAM = Path(sys.executable).with_name("asm-supervise")
-ASMCTL = Path(sys.executable).with_name("asmctl")
+ASMCTL = PROGRAM.with_name("asmctl")
 
 TREE = configuration(MEMORY)
 
